@@ -1,0 +1,151 @@
+"""What a tracker is made of, as frozen dataclasses: the network, the online rules, and the named presets of both.
+
+A config is saved as JSON inside the weights file, so a checkpoint describes itself.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+PATCH_PX = 16
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Sizes of one network (paper, section 3)."""
+
+    dim: int  # token width
+    depth: int  # transformer blocks
+    heads: int  # attention heads; dim / heads is 64 in every published model
+    mlp_ratio: float  # hidden width of the MLPs over dim
+    search_px: int  # side of the search crop
+    template_px: int  # side of a template crop
+    num_bins: int  # positions of a side's distribution
+    box_head: Literal["tokens", "corner"] = "tokens"  # four prediction tokens, or MixViT's dense corner maps
+    score_head: bool = True  # is the crop good enough to become the online template?
+    head_norm: bool = False  # normalise the prediction tokens before the heads
+    learned_positions: bool = False  # train the positions; the published ones are fixed 2-D sin-cos
+
+    def __post_init__(self) -> None:
+        if self.dim < 4 or self.heads < 1 or self.dim % self.heads or self.dim % 4:
+            raise ValueError(
+                f"dim must be a multiple of heads and of 4, got dim {self.dim} and heads {self.heads}"
+            )
+        for name in ("search_px", "template_px"):
+            if getattr(self, name) <= 0 or getattr(self, name) % PATCH_PX:
+                raise ValueError(
+                    f"{name} must be a positive multiple of {PATCH_PX}, got {getattr(self, name)}"
+                )
+        if self.depth < 1 or self.num_bins < 2 or self.mlp_ratio <= 0:
+            raise ValueError(
+                "depth must be at least 1, num_bins at least 2 and mlp_ratio positive, "
+                f"got {self.depth}, {self.num_bins} and {self.mlp_ratio}"
+            )
+        if self.box_head not in ("tokens", "corner") or (self.box_head == "corner" and self.score_head):
+            raise ValueError(
+                "box_head must be tokens or corner, and a corner head goes without a score head, "
+                f"got {self.box_head} with score_head {self.score_head}"
+            )
+        if self.box_head == "corner" and self.num_bins != self.search_grid * 4:
+            raise ValueError(
+                f"a corner head has a quarter of search_px bins, here {self.search_grid * 4}, got {self.num_bins}"
+            )
+
+    @property
+    def search_grid(self) -> int:
+        """Search tokens along one side."""
+        return self.search_px // PATCH_PX
+
+    @property
+    def template_grid(self) -> int:
+        """Tokens of one template along one side."""
+        return self.template_px // PATCH_PX
+
+
+@dataclass(frozen=True)
+class TrackerConfig:
+    """Online rules (paper, section 3.3, and the released code's parameters)."""
+
+    search_factor: float = 4.5  # side of the search window over the square root of the box area
+    template_factor: float = 2.0
+    update_interval: int = 25  # frames between two decisions about the online template
+    update_threshold: float = 0.5  # a crop below this score never becomes the online template
+    score_decay: float = 1.0  # the best score of the interval is multiplied by this every frame
+    online_templates: int = 1
+    lost_threshold: float = 0.5  # below this score the state is "lost"
+    min_side_px: float = 10.0  # the box never shrinks below this
+    published_mapping: bool = True  # map back from the unrounded window, as the released code does
+
+    def __post_init__(self) -> None:
+        if not (self.search_factor > 1 and self.template_factor > 1):
+            raise ValueError(
+                "search_factor and template_factor must be above 1, "
+                f"got {self.search_factor} and {self.template_factor}"
+            )
+        if self.update_interval < 1 or self.online_templates < 1:
+            raise ValueError(
+                "update_interval and online_templates must be at least 1, "
+                f"got {self.update_interval} and {self.online_templates}"
+            )
+
+
+@dataclass(frozen=True)
+class Config:
+    """A network and the online rules it was tuned with."""
+
+    model: ModelConfig
+    tracker: TrackerConfig = field(default_factory=TrackerConfig)
+
+    def to_json(self) -> str:
+        return json.dumps(dataclasses.asdict(self), indent=1)
+
+    @classmethod
+    def from_json(cls, text: str) -> Config:
+        """Raises ValueError naming the first field that is unknown or missing."""
+        try:
+            fields: dict[str, Any] = json.loads(text)
+            return cls(ModelConfig(**fields["model"]), TrackerConfig(**fields.get("tracker", {})))
+        except (json.JSONDecodeError, KeyError, TypeError) as error:
+            raise ValueError(f"not the config of a mixformerv2 model: {error}") from None
+
+
+_OURS = TrackerConfig(update_interval=10, min_side_px=4.0, published_mapping=False)
+_WIDE: dict[str, Any] = dict(dim=768, heads=12)
+_NARROW: dict[str, Any] = dict(dim=384, heads=6)
+_LARGE_INPUT: dict[str, Any] = dict(search_px=288, template_px=128)
+_SMALL_INPUT: dict[str, Any] = dict(search_px=224, template_px=112)
+_TEACHER: dict[str, Any] = dict(depth=12, mlp_ratio=4.0, box_head="corner", score_head=False)
+_OURS_HEADS: dict[str, Any] = dict(num_bins=96, head_norm=True, learned_positions=True)
+
+PRESETS: dict[str, Config] = {
+    # As published (paper, table 1).
+    "base": Config(
+        ModelConfig(depth=8, mlp_ratio=4.0, num_bins=96, **_WIDE, **_LARGE_INPUT),
+        TrackerConfig(search_factor=5.0),
+    ),
+    "small": Config(ModelConfig(depth=4, mlp_ratio=1.0, num_bins=96, **_WIDE, **_SMALL_INPUT)),
+    # Ours: width 384, for CPUs.
+    "compact": Config(ModelConfig(depth=8, mlp_ratio=4.0, **_NARROW, **_SMALL_INPUT, **_OURS_HEADS), _OURS),
+    "tiny": Config(ModelConfig(depth=4, mlp_ratio=1.0, **_NARROW, **_SMALL_INPUT, **_OURS_HEADS), _OURS),
+    # Teachers: MixViT with the dense pyramidal corner head.
+    "mixvit-s": Config(ModelConfig(num_bins=56, **_TEACHER, **_NARROW, **_SMALL_INPUT)),
+    "mixvit-b": Config(
+        ModelConfig(num_bins=72, **_TEACHER, **_WIDE, **_LARGE_INPUT), TrackerConfig(search_factor=5.0)
+    ),
+    "mixvit-l": Config(
+        ModelConfig(
+            dim=1024, heads=16, num_bins=96, **(_TEACHER | dict(depth=24)), search_px=384, template_px=192
+        ),
+        TrackerConfig(search_factor=5.0),
+    ),
+}
+
+
+def preset(name: str) -> Config:
+    """The named preset; ValueError lists the names there are."""
+    if name not in PRESETS:
+        raise ValueError(f"no preset is called {name!r}: choose one of {', '.join(PRESETS)}")
+    return PRESETS[name]

@@ -1,0 +1,129 @@
+"""The one place for boxes and windows: layouts, spaces, side order, IoU, and the square window that
+is cut from a frame and maps predictions back to it.
+
+Inside the package a box is float ``xyxy`` with continuous edges: pixel ``k`` spans ``[k, k + 1)``. Its name ends in its
+space: ``_frame`` (pixels of the frame) or ``_unit`` (fraction of the crop). Sides are always l, t, r, b.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from jaxtyping import Float, UInt8
+from numpy.typing import ArrayLike
+
+Box = Float[np.ndarray, "4"]
+Boxes = Float[np.ndarray, "*n 4"]
+Frame = UInt8[np.ndarray, "height width 3"]
+Crop = UInt8[np.ndarray, "side side 3"]
+
+SIDES = ("left", "top", "right", "bottom")
+
+
+def xywh_to_xyxy(boxes: ArrayLike) -> Boxes:
+    """Corners from ``x, y, width, height``; any leading shape."""
+    x, y, w, h = np.moveaxis(np.asarray(boxes, dtype=np.float64), -1, 0)
+    return np.stack([x, y, x + w, y + h], axis=-1)
+
+
+def xyxy_to_xywh(boxes: ArrayLike) -> Boxes:
+    """``x, y, width, height`` from corners; any leading shape."""
+    x1, y1, x2, y2 = np.moveaxis(np.asarray(boxes, dtype=np.float64), -1, 0)
+    return np.stack([x1, y1, x2 - x1, y2 - y1], axis=-1)
+
+
+def iou(a: ArrayLike, b: ArrayLike) -> Float[np.ndarray, "*n"]:
+    """Intersection over union of xyxy boxes, pair by pair with broadcasting; 0 where a box is empty or not finite."""
+    a, b = np.asarray(a, dtype=np.float64), np.asarray(b, dtype=np.float64)
+    overlap = np.minimum(a[..., 2:], b[..., 2:]) - np.maximum(a[..., :2], b[..., :2])
+    intersection = np.prod(np.clip(overlap, 0, None), axis=-1)
+    union = area(a) + area(b) - intersection
+    valid = np.isfinite(union) & (union > 0)
+    return np.where(valid, intersection / np.where(valid, union, 1.0), 0.0)
+
+
+def area(boxes: ArrayLike) -> Float[np.ndarray, "*n"]:
+    """Area of xyxy boxes; 0 for inverted ones."""
+    boxes = np.asarray(boxes, dtype=np.float64)
+    return np.asarray(np.prod(np.clip(boxes[..., 2:] - boxes[..., :2], 0, None), axis=-1))
+
+
+def check_box_xywh(box: Iterable[float]) -> Box:
+    """A person's ``x, y, w, h`` as an xyxy box.
+
+    Raises ValueError with one sentence when it is not four finite numbers with positive width and height.
+    """
+    wish = "a box is x, y, width, height in pixels, four finite numbers with positive width and height"
+    try:
+        values = np.asarray(list(box), dtype=np.float64)
+    except (TypeError, ValueError):
+        raise ValueError(f"{wish}; got {box!r}") from None
+    if values.shape != (4,) or not np.isfinite(values).all() or not (values[2:] > 0).all():
+        raise ValueError(f"{wish}; got {box!r}")
+    return xywh_to_xyxy(values)
+
+
+def clip(box_frame: Box, frame_size: tuple[int, int], min_side: float) -> Box:
+    """The box kept on the frame, never narrower than ``min_side`` px.
+
+    ``frame_size`` is (width, height). At least ``min_side`` px of the frame stay under the box on each axis.
+    """
+    size = np.array(frame_size, dtype=np.float64)
+    low = np.minimum(np.maximum(box_frame[:2], 0), size - min_side)
+    high = np.minimum(np.maximum(box_frame[2:], min_side), size)
+    return np.concatenate([low, np.maximum(high, low + min_side)])
+
+
+@dataclass(frozen=True)
+class CropWindow:
+    """A square of the frame that is resized to a crop, and the way back.
+
+    ``left``, ``top`` and ``side`` are whole frame pixels: what is cut. ``origin`` is the frame point that ``to_frame``
+    takes for the crop's corner. It equals (left, top), except in a window with the published mapping, which measures
+    from the box centre before rounding and so lies up to half a pixel away. ``rim`` is how many of the frame's last
+    rows and columns count as outside: 1 in the released code, whose padding on those sides is one pixel too wide.
+    """
+
+    left: int
+    top: int
+    side: int
+    out_px: int
+    origin: tuple[float, float]
+    rim: int = 0
+
+    @classmethod
+    def around(
+        cls, box_frame: Box, factor: float, out_px: int, published_mapping: bool = False
+    ) -> CropWindow:
+        """The window centred on the box, ``factor`` times the square root of its area wide (side rounded up)."""
+        x1, y1, x2, y2 = (float(v) for v in box_frame)
+        side = max(math.ceil(math.sqrt((x2 - x1) * (y2 - y1)) * factor), 1)
+        exact = (x1 + 0.5 * (x2 - x1) - 0.5 * side, y1 + 0.5 * (y2 - y1) - 0.5 * side)
+        left, top = round(exact[0]), round(exact[1])
+        if published_mapping:
+            return cls(left, top, side, out_px, exact, rim=1)
+        return cls(left, top, side, out_px, (float(left), float(top)))
+
+    def cut(self, frame: Frame) -> Crop:
+        """The crop, (out_px, out_px, 3) uint8; what lies outside the frame is black."""
+        height, width = frame.shape[:2]
+        x1, y1 = max(self.left, 0), max(self.top, 0)
+        x2, y2 = min(self.left + self.side, width - self.rim), min(self.top + self.side, height - self.rim)
+        inside = frame[y1 : max(y2, y1), x1 : max(x2, x1)]
+        if inside.shape[:2] != (self.side, self.side):
+            canvas = np.zeros((self.side, self.side, 3), np.uint8)
+            canvas[y1 - self.top :, x1 - self.left :][: inside.shape[0], : inside.shape[1]] = inside
+            inside = canvas
+        return cv2.resize(inside, (self.out_px, self.out_px), interpolation=cv2.INTER_LINEAR)
+
+    def to_frame(self, box_unit: ArrayLike) -> Boxes:
+        """Boxes in [0, 1] of the crop as boxes in frame pixels."""
+        return np.asarray(box_unit, dtype=np.float64) * self.side + np.tile(self.origin, 2)
+
+    def to_unit(self, box_frame: ArrayLike) -> Boxes:
+        """Boxes in frame pixels as fractions of the crop; the inverse of ``to_frame``."""
+        return (np.asarray(box_frame, dtype=np.float64) - np.tile(self.origin, 2)) / self.side
