@@ -1,0 +1,119 @@
+"""The one type that training and evaluation read video from: frames on disk, one box each.
+
+Nothing is decoded before `frame` is called, so a sequence is cheap to list, to keep and to send to a worker.
+"""
+
+from __future__ import annotations
+
+import collections.abc
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import overload
+
+import cv2
+import numpy as np
+from jaxtyping import Bool, Float, UInt8
+
+
+def read_rgb(path: Path) -> UInt8[np.ndarray, "h w 3"]:
+    """The image as RGB, as stored: an EXIF rotation is ignored, because boxes are annotated without it.
+
+    Raises ValueError if the file is missing or cannot be decoded.
+    """
+    # Checked first: for a missing file OpenCV also prints a warning of its own.
+    if not path.is_file():
+        raise ValueError(f"the image file {path} is missing")
+    image = cv2.imread(str(path), cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
+    if image is None:
+        raise ValueError(f"the file {path} cannot be read as an image")
+    return np.asarray(cv2.cvtColor(image, cv2.COLOR_BGR2RGB), np.uint8)
+
+
+@dataclass(frozen=True)
+class NumberedFrames(collections.abc.Sequence[Path]):
+    """The paths `folder/00000001.jpg`, ... made when asked for: a large dataset has millions of them."""
+
+    folder: Path
+    first: int
+    """number in the first file's name"""
+    length: int
+    """frames, numbered without a gap"""
+    digits: int
+    """width of the number, filled with zeros"""
+    suffix: str = ".jpg"
+
+    @classmethod
+    def find(cls, folder: Path, suffix: str = ".jpg", only: range | None = None) -> NumberedFrames:
+        """The numbered files in `folder`, those in `only` if given.
+
+        Raises ValueError if there are none or a number is missing between the first and the last.
+        """
+        names = os.listdir(folder) if folder.is_dir() else []
+        stems = [name.removesuffix(suffix) for name in names if name.endswith(suffix)]
+        stems = [stem for stem in stems if stem.isdigit() and (only is None or int(stem) in only)]
+        # By value: some datasets write 9.jpg, 10.jpg.
+        stems.sort(key=int)
+        if not stems:
+            raise ValueError(f"no frames in {folder}: expected numbered files such as 0001{suffix}")
+        frames = cls(folder, int(stems[0]), int(stems[-1]) - int(stems[0]) + 1, len(stems[0]), suffix)
+        if len(stems) != frames.length:
+            present = set(stems)
+            gap = next((path for path in frames if path.name.removesuffix(suffix) not in present), frames[0])
+            raise ValueError(f"the frames in {folder} are incomplete: {gap.name} is missing or there twice")
+        return frames
+
+    def __len__(self) -> int:
+        return self.length
+
+    @overload
+    def __getitem__(self, index: int) -> Path: ...
+    @overload
+    def __getitem__(self, index: slice) -> tuple[Path, ...]: ...
+    def __getitem__(self, index: int | slice) -> Path | tuple[Path, ...]:
+        numbers = range(self.first, self.first + self.length)
+        if isinstance(index, slice):
+            return tuple(self._path(number) for number in numbers[index])
+        return self._path(numbers[index])
+
+    def _path(self, number: int) -> Path:
+        return self.folder / f"{number:0{self.digits}d}{self.suffix}"
+
+
+@dataclass(frozen=True, eq=False)
+class Sequence:
+    """One target in one video. Raises ValueError where boxes, flags and frames do not fit together."""
+
+    name: str
+    frame_paths: collections.abc.Sequence[Path]
+    """one image file per frame: a tuple, or made on demand"""
+    boxes_frame: Float[np.ndarray, "frames 4"]
+    """xyxy, continuous edges, frame px, first pixel from 0 to 1, float64; nan where there is no box"""
+    absent: Bool[np.ndarray, " frames"]
+    """target not visible, or no box known"""
+
+    def __post_init__(self) -> None:
+        for what, rows in (("boxes", self.boxes_frame), ("absence flags", self.absent)):
+            if len(rows) != len(self.frame_paths):
+                raise ValueError(
+                    f"sequence {self.name} has {len(rows)} {what} for {len(self.frame_paths)} frames"
+                )
+        broken = np.flatnonzero(~has_area(self.boxes_frame) & ~self.absent)
+        if len(broken):
+            raise ValueError(
+                f"sequence {self.name}: the box of frame {broken[0]} must be finite with positive width and height "
+                f"or the frame be flagged absent, got {self.boxes_frame[broken[0]].tolist()}"
+            )
+
+    def __len__(self) -> int:
+        return len(self.frame_paths)
+
+    def frame(self, index: int) -> UInt8[np.ndarray, "h w 3"]:
+        """RGB. Raises ValueError, naming the file, if it cannot be read."""
+        return read_rgb(self.frame_paths[index])
+
+
+def has_area(boxes: Float[np.ndarray, "*rows 4"]) -> Bool[np.ndarray, "*rows"]:
+    """Whether each xyxy box is finite with positive width and height."""
+    left_top, right_bottom = boxes[..., :2], boxes[..., 2:]
+    return np.asarray(np.isfinite(boxes).all(axis=-1) & (right_bottom > left_top).all(axis=-1))
