@@ -1,0 +1,172 @@
+"""Results made visible: drawn onto a frame, and such frames written as an H.264 video."""
+
+from __future__ import annotations
+
+import math
+from fractions import Fraction
+from pathlib import Path
+from types import TracebackType
+
+import av
+import cv2
+import numpy as np
+from av.container import OutputContainer
+
+from mixformerv2.results import PartialFile, Result
+from mixformerv2.video import Frame
+
+COLOURS = {"tracking": (64, 224, 96), "lost": (255, 80, 48)}
+_DARK = (16, 16, 16)
+_LIGHT = (245, 245, 245)
+_FONT = cv2.FONT_HERSHEY_SIMPLEX
+
+VIDEO_SUFFIXES = (".mp4", ".mov", ".mkv")
+# Builds of PyAV without x264 exist; the last one is always there.
+ENCODERS = ("libx264", "libopenh264", "mpeg4")
+_BT709 = 1  # AVCOL_SPC_BT709; without the tag players guess the matrix from the frame's height
+
+
+def draw(frame: Frame, result: Result, fps: float | None = None) -> Frame:
+    """A copy of the RGB uint8 `frame` with the box, coloured by state, and a line "score state speed".
+
+    Lines and letters grow with the frame. Words that a small frame has no room for are left out, speed first.
+    """
+    canvas = np.array(frame, order="C")
+    height, width = canvas.shape[:2]
+    colour = COLOURS.get(result.state, _LIGHT)
+    words = [f"{result.score:.2f}", result.state]
+    if fps is not None:
+        words.append(f"{fps:.0f} fps")
+    _label(canvas, words, colour)
+    stroke = max(1, round(min(height, width) / 250))
+    x, y, w, h = result.box
+    corners = (round(x), round(y)), (round(x + w) - 1, round(y + h) - 1)
+    if stroke > 1:  # a dark rim keeps the box visible on any background
+        cv2.rectangle(canvas, *corners, _DARK, stroke + 2)
+    cv2.rectangle(canvas, *corners, colour, stroke)
+    return canvas
+
+
+def _label(canvas: Frame, words: list[str], colour: tuple[int, int, int]) -> None:
+    height, width = canvas.shape[:2]
+    scale = max(0.35, min(height, width) / 700)
+    weight = max(1, round(scale * 1.5))
+    margin = max(2, round(scale * 8))
+    while True:
+        (text_width, text_height), below = cv2.getTextSize(" ".join(words), _FONT, scale, weight)
+        if text_width + 3 * margin <= width or len(words) == 1:
+            break
+        words = words[:-1]
+    bottom = text_height + below + 2 * margin
+    cv2.rectangle(canvas, (0, 0), (text_width + 3 * margin, bottom), _DARK, cv2.FILLED)
+    cv2.rectangle(canvas, (0, 0), (margin // 2, bottom), colour, cv2.FILLED)
+    baseline = (2 * margin, margin + text_height)
+    cv2.putText(canvas, " ".join(words), baseline, _FONT, scale, _LIGHT, weight, cv2.LINE_AA)
+
+
+class OverlayVideo:
+    """An H.264 video being written; a context manager.
+
+    Leaving the block finishes the video, by Ctrl-C or an error too; without a single frame nothing is left.
+    The first frame sets the size: later ones of another size are fitted into it with black bars, and an odd
+    side is made even by repeating its last row or column.
+    """
+
+    def __init__(self, path: str | Path, fps: float, overwrite: bool = False) -> None:
+        """Claim `path`, which must end in .mp4, .mov or .mkv.
+
+        Raises ValueError for another suffix or an impossible `fps`, FileExistsError if the file is there and
+        `overwrite` is false, another OSError if it cannot be written.
+        """
+        if Path(path).suffix.lower() not in VIDEO_SUFFIXES:
+            raise ValueError(f"video to write must end in {', '.join(VIDEO_SUFFIXES)}, got {path}")
+        if not (math.isfinite(fps) and 0 < fps <= 1000):
+            raise ValueError(f"fps must be above 0 and at most 1000, got {fps}")
+        self.fps = fps
+        self.num_frames = 0
+        self._partial = PartialFile.claim(path, overwrite)
+        self.path = self._partial.target
+        self._container: OutputContainer | None = None
+        self._size = (0, 0)
+        self._closed = False
+
+    def write(self, frame: Frame) -> None:
+        """Append one RGB uint8 (height, width, 3) frame."""
+        assert not self._closed
+        if self._container is None:
+            self._size = frame.shape[1], frame.shape[0]
+            self._container, self._stream = self._start()
+        if (frame.shape[1], frame.shape[0]) != self._size:
+            frame = _letterbox(frame, self._size)
+        width, height = self._size
+        if width % 2 or height % 2:
+            padded = cv2.copyMakeBorder(frame, 0, height % 2, 0, width % 2, cv2.BORDER_REPLICATE)
+            frame = np.asarray(padded, np.uint8)
+        picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")
+        picture = picture.reformat(format="yuv420p", dst_colorspace="ITU709")
+        self._container.mux(self._stream.encode(picture))
+        self.num_frames += 1
+
+    def _start(self) -> tuple[OutputContainer, av.VideoStream]:
+        # The index at the front lets a browser play the file while it loads.
+        container = av.open(str(self._partial.path), "w", options={"movflags": "+faststart"})
+        encoder = next(name for name in ENCODERS if name in av.codecs_available)
+        options = {"preset": "veryfast", "crf": "20"} if encoder == "libx264" else {}
+        stream = container.add_stream(
+            encoder, rate=Fraction(self.fps).limit_denominator(1001), options=options
+        )
+        assert isinstance(stream, av.VideoStream)
+        stream.width, stream.height = (side + side % 2 for side in self._size)
+        stream.pix_fmt = "yuv420p"
+        stream.codec_context.colorspace = _BT709
+        if encoder != "libx264":
+            stream.bit_rate = max(200_000, round(stream.width * stream.height * self.fps * 0.15))
+        return container, stream
+
+    def close(self) -> None:
+        """Finish the video and move it into place; a second call does nothing."""
+        if self._closed:
+            return
+        if self._container is None or self.num_frames == 0:
+            self.discard()
+            return
+        self._closed = True
+        try:
+            self._container.mux(self._stream.encode(None))
+            self._container.close()
+            self._partial.commit()
+        except BaseException:
+            self._partial.discard()
+            raise
+
+    def discard(self) -> None:
+        """Give the video up: nothing is left behind, and a file that was to be replaced stays as it was."""
+        if self._closed:
+            return
+        self._closed = True
+        try:
+            if self._container is not None:
+                self._container.close()
+        finally:
+            self._partial.discard()
+
+    def __enter__(self) -> OverlayVideo:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def _letterbox(frame: Frame, size: tuple[int, int]) -> Frame:
+    """`frame` scaled to fit `size` (width, height), in the middle of black."""
+    width, height = size
+    scale = min(width / frame.shape[1], height / frame.shape[0])
+    fitted_size = max(1, round(frame.shape[1] * scale)), max(1, round(frame.shape[0] * scale))
+    interpolation = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
+    fitted = cv2.resize(frame, fitted_size, interpolation=interpolation)
+    canvas = np.zeros((height, width, 3), np.uint8)
+    left, top = (width - fitted_size[0]) // 2, (height - fitted_size[1]) // 2
+    canvas[top : top + fitted_size[1], left : left + fitted_size[0]] = fitted
+    return canvas

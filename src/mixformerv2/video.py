@@ -1,0 +1,398 @@
+"""Where frames come from: video files, folders and globs of images, cameras, URLs, and a caller's own arrays.
+
+Whatever comes in, what comes out is RGB uint8 of shape (height, width, 3), or one sentence saying why not.
+"""
+
+from __future__ import annotations
+
+import glob
+import os
+import re
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from fractions import Fraction
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import av
+import cv2
+import numpy as np
+import numpy.typing as npt
+from av.container import InputContainer
+from av.stream import Disposition
+
+Frame = npt.NDArray[np.uint8]
+
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
+URL_SCHEMES = ("rtsp", "rtsps", "rtmp", "http", "https", "srt", "udp")
+DEFAULT_FPS = 25.0
+URL_TIMEOUT_S = 10.0
+KINDS_OF_SOURCE = (
+    "a video file, a folder or glob of images, a camera number, or an rtsp:// or http(s):// address"
+)
+
+
+class FrameSource(ABC):
+    """Iterator of frames from `start_frame` on, contiguous RGB uint8 (height, width, 3); a context manager.
+
+    `fps` is 25 where the source does not know. `num_frames` is what the file declares for the whole of it,
+    None where it declares nothing. `warning` is None until the source ends early or turns out to be damaged,
+    then one sentence that says so.
+    """
+
+    def __init__(self, name: str, fps: float = DEFAULT_FPS, num_frames: int | None = None) -> None:
+        self.name = name
+        self.fps = fps
+        self.num_frames = num_frames
+        self.start_frame = 0
+        self.warning: str | None = None
+        self._raw = self._raw_frames()
+        self._first: Frame | None = None
+
+    @abstractmethod
+    def _raw_frames(self) -> Iterator[Any]:
+        """Frames before conversion, so that those before `start_frame` cost as little as possible."""
+
+    @abstractmethod
+    def _to_rgb(self, raw: Any) -> Frame: ...
+
+    @abstractmethod
+    def _release(self) -> None: ...
+
+    def start_at(self, start_frame: int) -> None:
+        """Read up to `start_frame` and keep that frame: a source without it is refused before any work."""
+        for index in range(start_frame + 1):
+            raw = next(self._raw, None)
+            if raw is None and index == 0:
+                raise ValueError(
+                    f"{self.name} has no frame that can be decoded: the source must be {KINDS_OF_SOURCE}"
+                )
+            if raw is None:
+                raise ValueError(
+                    f"start_frame must be below {index}, as many frames {self.name} has, got {start_frame}"
+                )
+        self.start_frame = start_frame
+        self._first = self._to_rgb(raw)
+
+    def __iter__(self) -> Iterator[Frame]:
+        return self
+
+    def __next__(self) -> Frame:
+        if self._first is not None:
+            first, self._first = self._first, None
+            return first
+        return self._to_rgb(next(self._raw))
+
+    def close(self) -> None:
+        """Let go of the file, camera or connection; iteration is over. A second call does nothing."""
+        self._first = None
+        self._raw = iter(())
+        self._release()
+
+    def __enter__(self) -> FrameSource:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def open_source(source: str | Path | int, start_frame: int = 0) -> FrameSource:
+    """The frames of `source` from the 0-based `start_frame` on; the first one is decoded before this returns.
+
+    - a video file of any codec FFmpeg reads, turned upright where the file says that it is rotated;
+    - a folder of images, a glob pattern, or one image, in natural order (2 before 10);
+    - a camera: 0, "0" or "camera:0" (a file that is called 0 is "./0");
+    - an rtsp:// or http(s):// address.
+
+    Raises FileNotFoundError for what is not there, ValueError for what holds no frames or not enough of them.
+    """
+    if start_frame < 0:
+        raise ValueError(f"start_frame must be 0 or more, got {start_frame}")
+    frames = _find(source)
+    try:
+        frames.start_at(start_frame)
+    except BaseException:
+        frames.close()
+        raise
+    return frames
+
+
+def _find(source: str | Path | int) -> FrameSource:
+    if isinstance(source, int):
+        return _open_camera(source)
+    text = str(source)
+    if camera := re.fullmatch(r"(?:camera:)?([0-9]+)", text):
+        return _open_camera(int(camera[1]))
+    if scheme := re.match(r"([A-Za-z][A-Za-z0-9+.-]+)://", text):
+        if scheme[1].lower() not in URL_SCHEMES:
+            raise ValueError(
+                f"address must begin with one of {', '.join(URL_SCHEMES)}, got {_without_password(text)}"
+            )
+        return _open_video(text, name=_without_password(text), is_url=True)
+    if os.path.isdir(source) and text:
+        images = [path for path in Path(source).iterdir() if _is_image(path)]
+        if not images:
+            raise ValueError(f"folder {source} must hold images ({', '.join(IMAGE_SUFFIXES)}), got none")
+        return ImageSource(Path(source).resolve().name, images)
+    if os.path.isfile(source):
+        path = Path(source)
+        return ImageSource(path.name, [path]) if _is_image(path) else _open_video(text, name=path.name)
+    if glob.has_magic(text):
+        matches = [Path(match) for match in glob.glob(text, recursive=True)]
+        images = [path for path in matches if _is_image(path) and path.is_file()]
+        if not images:
+            raise ValueError(
+                f"pattern {source} must match images ({', '.join(IMAGE_SUFFIXES)}), got {len(matches)} others"
+            )
+        return ImageSource(Path(os.path.commonpath([path.parent.resolve() for path in images])).name, images)
+    raise FileNotFoundError(f"{text or 'an empty name'} does not exist: the source must be {KINDS_OF_SOURCE}")
+
+
+class ImageSource(FrameSource):
+    """Image files in natural order; each is read when its turn comes, and may have a size of its own."""
+
+    def __init__(self, name: str, paths: list[Path]) -> None:
+        self._paths = sorted(paths, key=_natural_order)
+        super().__init__(name, num_frames=len(paths))
+
+    def _raw_frames(self) -> Iterator[Path]:
+        return iter(self._paths)
+
+    def _to_rgb(self, raw: Path) -> Frame:
+        return read_image(raw)
+
+    def _release(self) -> None:
+        pass
+
+
+def read_image(path: str | Path) -> Frame:
+    """The picture as contiguous RGB uint8: grey repeated, alpha dropped, 16 bit scaled, turned as EXIF says.
+
+    Raises FileNotFoundError, or ValueError if it is not an image that can be read.
+    """
+    if not os.path.isfile(path):
+        raise FileNotFoundError(f"image {path} does not exist")
+    encoded = np.fromfile(path, np.uint8)
+    image = None
+    if encoded.size:
+        with _quiet_opencv(), suppress(cv2.error):  # which it raises for impossible sizes
+            # Without ANYDEPTH OpenCV would clip float images to 0 and 1; alpha and orientation need COLOR.
+            image = cv2.imdecode(encoded, cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH)
+    if image is None:
+        raise ValueError(f"{path} is not an image that can be read: it is empty, damaged or of another kind")
+    return as_rgb_uint8(image, channels="bgr")
+
+
+class VideoSource(FrameSource):
+    """A file or stream decoded by FFmpeg. Damaged packets are skipped, and at the end `warning` says so."""
+
+    def __init__(self, name: str, container: InputContainer, stream: av.VideoStream) -> None:
+        self._container = container
+        self._stream = stream
+        self._broke_off = False
+        self._declared_s = _declared_seconds(container, stream)
+        fps = _plausible_fps(stream.average_rate)
+        num_frames = stream.frames or (round(self._declared_s * fps) if self._declared_s else None)
+        super().__init__(name, fps, num_frames)
+
+    def _packets(self) -> Iterator[av.Packet | None]:
+        try:
+            yield from self._container.demux(self._stream)
+        except av.FFmpegError:
+            self._broke_off = True
+            yield None  # empties the decoder, as the packet at a proper end does
+
+    def _raw_frames(self) -> Iterator[av.VideoFrame]:
+        num_frames = num_damaged = 0
+        tick_s = self._stream.time_base or Fraction(0)
+        end_s = 0.0
+        for packet in self._packets():
+            try:
+                frames = self._stream.decode(packet)
+            except av.FFmpegError:
+                # A live stream is joined between key frames: what comes before the first frame is no damage.
+                num_damaged += num_frames > 0
+                continue
+            for frame in frames:
+                num_frames += 1
+                num_damaged += frame.is_corrupt
+                start_s = (num_frames - 1) / self.fps if frame.pts is None else float(frame.pts * tick_s)
+                end_s = max(end_s, start_s + (float((frame.duration or 0) * tick_s) or 1 / self.fps))
+                yield frame
+        self._warn(num_frames, num_damaged, end_s)
+
+    def _warn(self, num_frames: int, num_damaged: int, end_s: float) -> None:
+        slack_s = max(2.5 / self.fps, 0.2)  # headers round, and some count a frame that is never shown
+        if self._broke_off or (self._declared_s and end_s + slack_s < self._declared_s):
+            expected = f" of about {self.num_frames}" if self.num_frames else ""
+            self.warning = f"{self.name} is cut off: it ended after {num_frames} frames{expected}"
+        elif num_damaged:
+            self.warning = f"{self.name} is damaged (flaws found: {num_damaged}): {num_frames} frames decoded"
+
+    def _to_rgb(self, raw: av.VideoFrame) -> Frame:
+        frame = raw.to_ndarray(format="rgb24")
+        turn = _TURNS[round(raw.rotation / 90) % 4]
+        # FFmpeg pads the rows of widths that do not suit its vector code.
+        return np.ascontiguousarray(frame if turn is None else cv2.rotate(frame, turn), np.uint8)
+
+    def _release(self) -> None:
+        self._container.close()
+
+
+# Quarter turns counterclockwise, as FFmpeg counts them.
+_TURNS = (None, cv2.ROTATE_90_COUNTERCLOCKWISE, cv2.ROTATE_180, cv2.ROTATE_90_CLOCKWISE)
+# FFmpeg draws text files as pictures of a terminal; nobody wants to track in those.
+_TEXT_CODECS = {"ansi", "bintext", "idf", "xbin"}
+
+
+def _open_video(address: str, name: str, is_url: bool = False) -> VideoSource:
+    shown = name if is_url else address
+    options = {"rtsp_transport": "tcp"} if is_url and address.lower().startswith("rtsp") else {}
+    try:
+        container = av.open(address, options=options, timeout=URL_TIMEOUT_S if is_url else None)
+    except (av.error.ExitError, av.error.TimeoutError) as error:
+        raise ValueError(f"{shown} did not answer within {URL_TIMEOUT_S:g} s") from error
+    except av.FFmpegError as error:
+        wrong = "cannot be opened" if is_url else "is not a video that can be read"
+        right = (
+            "a running stream"
+            if is_url
+            else "a whole video file (this one may be cut off or of another kind)"
+        )
+        raise ValueError(f"{shown} {wrong} ({error.strerror}): the source must be {right}") from error
+    # The cover picture of a song is a video stream too, of one frame.
+    streams = [each for each in container.streams.video if not each.disposition & Disposition.attached_pic]
+    if not streams or streams[0].codec_context is None or streams[0].codec_context.name in _TEXT_CODECS:
+        container.close()
+        raise ValueError(
+            f"{shown} has no video stream that can be decoded: the source must be {KINDS_OF_SOURCE}"
+        )
+    streams[0].thread_type = "AUTO"
+    return VideoSource(name, container, streams[0])
+
+
+def _declared_seconds(container: InputContainer, stream: av.VideoStream) -> float | None:
+    """How long the file says that its pictures last; None where it does not say."""
+    if container.format.name == "avi" and stream.frames and stream.average_rate:
+        return float(
+            stream.frames / stream.average_rate
+        )  # its duration is guessed from the bytes that are left
+    if stream.duration and stream.time_base:
+        return float(stream.duration * stream.time_base)
+    if tag := re.fullmatch(r"(\d+):(\d+):(\d+(?:\.\d+)?)", stream.metadata.get("DURATION", "")):  # Matroska
+        return int(tag[1]) * 3600 + int(tag[2]) * 60 + float(tag[3])
+    if container.duration and len(container.streams) == 1:
+        return container.duration / av.time_base
+    return None
+
+
+class CameraSource(FrameSource):
+    """A camera read through OpenCV; it ends only when the camera stops delivering."""
+
+    def __init__(self, number: int, capture: cv2.VideoCapture) -> None:
+        self._capture = capture
+        super().__init__(f"camera {number}", _plausible_fps(capture.get(cv2.CAP_PROP_FPS)))
+
+    def _raw_frames(self) -> Iterator[npt.NDArray[Any]]:
+        num_frames = 0
+        while True:
+            delivered, frame = self._capture.read()
+            if not delivered:
+                self.warning = f"{self.name} stopped after {num_frames} frames"
+                return
+            num_frames += 1
+            yield frame
+
+    def _to_rgb(self, raw: npt.NDArray[Any]) -> Frame:
+        return as_rgb_uint8(raw, channels="bgr")
+
+    def _release(self) -> None:
+        self._capture.release()
+
+
+def _open_camera(number: int) -> CameraSource:
+    if number < 0:
+        raise ValueError(f"camera must be a number from 0 on, got {number}")
+    with _quiet_opencv():
+        capture = cv2.VideoCapture(number)
+    if not capture.isOpened():
+        raise ValueError(
+            f"camera {number} cannot be opened: it must be plugged in, permitted and not in use elsewhere"
+        )
+    return CameraSource(number, capture)
+
+
+def as_rgb_uint8(frame: Any, channels: str = "rgb") -> Frame:
+    """A caller's frame as RGB uint8 (height, width, 3); one that is so already comes back itself, not copied.
+
+    `channels` is the order of colours in `frame`, "rgb" or "bgr". Grey is repeated, alpha dropped, uint16
+    scaled by 1/257, float in [0, 1] by 255. Raises ValueError for any other dtype, shape or range.
+    """
+    if channels not in ("rgb", "bgr"):
+        raise ValueError(f'channels must be "rgb" or "bgr", got {channels!r}')
+    array = np.asarray(frame)
+    if array.ndim == 2:
+        array = array[:, :, np.newaxis]
+    if array.ndim != 3 or array.shape[2] not in (1, 3, 4) or array.size == 0:
+        raise ValueError(
+            "frame must have shape (height, width, 3), or 1 or 4 channels or none, and not be empty, "
+            f"got shape {np.shape(frame)} of {array.dtype}"
+        )
+    pixels = _eight_bit(array)
+    if pixels.shape[2] == 3 and channels == "rgb":
+        return pixels
+    conversions = {
+        1: cv2.COLOR_GRAY2RGB,
+        3: cv2.COLOR_BGR2RGB,
+        4: cv2.COLOR_RGBA2RGB if channels == "rgb" else cv2.COLOR_BGRA2RGB,
+    }
+    return np.asarray(cv2.cvtColor(pixels, conversions[pixels.shape[2]]), np.uint8)
+
+
+def _eight_bit(array: npt.NDArray[Any]) -> Frame:
+    if array.dtype == np.uint8:
+        return array
+    if np.issubdtype(array.dtype, np.uint16):  # in either byte order
+        return (array >> 8).astype(np.uint8)  # exact for 8-bit values times 257
+    if array.dtype.kind == "f":
+        low, high = float(array.min()), float(array.max())
+        if low >= 0 and high <= 1:  # false for NaN too
+            return np.rint(array * np.float32(255)).astype(np.uint8)
+        raise ValueError(
+            f"frame of {array.dtype} must lie in [0, 1], got {low:g} to {high:g}; else convert it to uint8"
+        )
+    raise ValueError(
+        f"frame must be uint8, uint16, or float in [0, 1], got {array.dtype} of shape {array.shape}"
+    )
+
+
+def _is_image(path: Path) -> bool:
+    return path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".")
+
+
+def _natural_order(path: Path) -> list[str | int]:
+    """A sort key by which frame2 comes before frame10."""
+    return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", str(path))]
+
+
+def _plausible_fps(rate: float | Fraction | None) -> float:
+    return float(rate) if rate and 0 < rate <= 1000 else DEFAULT_FPS
+
+
+def _without_password(address: str) -> str:
+    return re.sub(r"://[^/@]*@", "://", address)
+
+
+@contextmanager
+def _quiet_opencv() -> Iterator[None]:
+    """OpenCV says on stderr what this module says in an error of its own."""
+    level = cv2.utils.logging.getLogLevel()
+    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
+    try:
+        yield
+    finally:
+        cv2.utils.logging.setLogLevel(level)
