@@ -1,0 +1,140 @@
+"""What the tracker asks of a runtime, where models are found, and which runtime is taken."""
+
+from __future__ import annotations
+
+import importlib.resources
+import importlib.util
+import json
+import struct
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+from jaxtyping import Float, UInt8
+
+from mixformerv2.config import Config
+
+WEIGHTS_FILE = "model.safetensors"
+ENCODE_GRAPH = "encode_templates.onnx"
+SEARCH_GRAPH = "search.onnx"
+
+BACKENDS = ("openvino", "onnxruntime", "torch")
+PRECISIONS = ("f32", "bf16")
+
+
+class Located(NamedTuple):
+    """What a search crop says, one row an example."""
+
+    box_unit: Float[np.ndarray, "b 4"]  # xyxy, fractions of the crop
+    score: Float[np.ndarray, "b"]  # 0..1; 1 for a model without a score head
+
+
+class Backend(Protocol):
+    """A loaded model. The cache is the runtime's own affair; it stays valid while the backend lives."""
+
+    name: str
+    precision: str
+    config: Config
+
+    def encode_templates(
+        self, template: UInt8[np.ndarray, "b side side 3"], online: UInt8[np.ndarray, "b online side side 3"]
+    ) -> Any:
+        """What later searches need of the fixed and the online templates."""
+
+    def search(self, crop: UInt8[np.ndarray, "b side side 3"], cache: Any) -> Located:
+        """The target in the search crop."""
+
+
+def open_backend(
+    model: str | Path,
+    backend: str = "auto",
+    precision: str = "auto",
+    device: str = "auto",
+    threads: int | None = None,
+) -> Backend:
+    """Loads a model into a runtime.
+
+    ``model`` is a shipped name, a folder made by ``mixformerv2 export``, or a ``.safetensors`` checkpoint.
+    ``auto`` takes OpenVINO where the exported graphs are there, else torch.
+    Raises ValueError for an unknown name, FileNotFoundError for a path without a model, ModuleNotFoundError for a
+    runtime that is not installed.
+    """
+    if backend not in ("auto", *BACKENDS):
+        raise ValueError(f"no backend is called {backend!r}: choose one of auto, {', '.join(BACKENDS)}")
+    if precision not in ("auto", *PRECISIONS):
+        raise ValueError(f"no precision is called {precision!r}: choose one of auto, {', '.join(PRECISIONS)}")
+    if threads is not None and threads < 1:
+        raise ValueError(f"threads must be at least 1, got {threads}")
+    weights = find_weights(model)
+    has_graphs = all((weights.parent / graph).is_file() for graph in (ENCODE_GRAPH, SEARCH_GRAPH))
+    has_graphs = has_graphs and weights.name == WEIGHTS_FILE
+    if backend == "auto":
+        backend = "openvino" if has_graphs else "torch"
+    if backend != "torch" and not has_graphs:
+        raise FileNotFoundError(
+            f"{weights} has no graphs beside it for {backend}: make them with "
+            f"`mixformerv2 export {weights} FOLDER` and track with that folder, or choose the torch backend"
+        )
+    package = {"openvino": "openvino", "onnxruntime": "onnxruntime", "torch": "torch"}[backend]
+    if importlib.util.find_spec(package) is None:
+        extra = {"torch": "train", "onnxruntime": "onnx"}.get(backend)
+        install = f"pip install 'mixformerv2[{extra}]'" if extra else f"pip install {package}"
+        raise ModuleNotFoundError(f"the {backend} backend needs the package {package}: {install}")
+    if backend == "openvino":
+        from mixformerv2.runtime.openvino import OpenVINOBackend
+
+        return OpenVINOBackend(weights.parent, precision, device, threads)
+    if backend == "onnxruntime":
+        from mixformerv2.runtime.onnxruntime import OnnxRuntimeBackend
+
+        return OnnxRuntimeBackend(weights.parent, precision, device, threads)
+    from mixformerv2.runtime.torch import TorchBackend
+
+    return TorchBackend(weights, precision, device, threads)
+
+
+def shipped_models() -> dict[str, Path]:
+    """The models inside the package: name and weights file."""
+    root = Path(str(importlib.resources.files("mixformerv2") / "weights"))
+    return {path.parent.name: path for path in sorted(root.glob(f"*/{WEIGHTS_FILE}"))}
+
+
+def find_weights(model: str | Path) -> Path:
+    """The weights file of a shipped model, of a model folder, or the file itself."""
+    shipped = shipped_models()
+    if str(model) in shipped:
+        return shipped[str(model)]
+    path = Path(model)
+    if (path / WEIGHTS_FILE).is_file():
+        return path / WEIGHTS_FILE
+    if path.is_file():
+        return path
+    if isinstance(model, str) and not path.suffix and len(path.parts) == 1:
+        raise ValueError(
+            f"no model is called {model!r}: the shipped ones are {', '.join(shipped) or '(none)'}, "
+            f"and a path to a model folder or a .safetensors file works too"
+        )
+    raise FileNotFoundError(
+        f"no model at {path}: expected a .safetensors file or a folder with {WEIGHTS_FILE}"
+    )
+
+
+def read_config(weights: Path) -> Config:
+    """The config that a checkpoint carries, read without torch and without touching the tensors.
+
+    Raises ValueError with one sentence when the file is not a whole checkpoint of ours.
+    """
+    size = weights.stat().st_size
+    try:
+        with weights.open("rb") as file:
+            (length,) = struct.unpack("<Q", file.read(8))
+            header = json.loads(file.read(min(length, size)))
+        text = header.pop("__metadata__")["config"]
+        end = 8 + length + max(entry["data_offsets"][1] for entry in header.values())
+    except (struct.error, ValueError, KeyError, TypeError, AttributeError, OSError):
+        raise ValueError(
+            f"{weights} is not a mixformerv2 checkpoint: `mixformerv2 convert` makes one of a published .pth.tar file"
+        ) from None
+    if end != size:
+        raise ValueError(f"{weights} is cut off: {size} bytes of {end}; copy or download it again")
+    return Config.from_json(text)

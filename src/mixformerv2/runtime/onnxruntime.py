@@ -1,0 +1,45 @@
+"""ONNX Runtime: the same graphs, in float32 on the CPU."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnxruntime as ort
+from jaxtyping import Float, UInt8
+
+from mixformerv2.runtime.backend import ENCODE_GRAPH, SEARCH_GRAPH, WEIGHTS_FILE, Located, read_config
+
+
+class OnnxRuntimeBackend:
+    name = "onnxruntime"
+    precision = "f32"
+
+    def __init__(self, folder: Path, precision: str, device: str, threads: int | None) -> None:
+        if precision == "bf16" or device not in ("auto", "cpu"):
+            raise ValueError(
+                f"the onnxruntime backend runs in f32 on the cpu, got precision {precision} and device {device}"
+            )
+        self.config = read_config(folder / WEIGHTS_FILE)
+        options = ort.SessionOptions()
+        options.log_severity_level = 3
+        if threads is not None:
+            options.intra_op_num_threads = threads
+        self._encoder, self._searcher = (
+            ort.InferenceSession(folder / graph, options, providers=["CPUExecutionProvider"])
+            for graph in (ENCODE_GRAPH, SEARCH_GRAPH)
+        )
+        self._cache_names = [entry.name for entry in self._searcher.get_inputs()[1:]]
+
+    def encode_templates(
+        self, template: UInt8[np.ndarray, "b side side 3"], online: UInt8[np.ndarray, "b online side side 3"]
+    ) -> dict[str, Float[np.ndarray, "b heads tokens head_dim"]]:
+        outputs = self._encoder.run(None, {"template": template, "online": online})
+        return dict(zip(self._cache_names, outputs, strict=True))
+
+    def search(
+        self,
+        crop: UInt8[np.ndarray, "b side side 3"],
+        cache: dict[str, Float[np.ndarray, "b heads tokens head_dim"]],
+    ) -> Located:
+        return Located(*self._searcher.run(None, {"crop": crop} | cache))
