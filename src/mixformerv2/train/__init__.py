@@ -1,0 +1,1 @@
+"""Training: losses, what a step does, the loop around it, and the recipes."""
