@@ -17,13 +17,13 @@ if TYPE_CHECKING:
 
 app = typer.Typer(
     help="Track one object through a video, and train, convert and export the models that do it.",
-    no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
 )
 _out = Console(soft_wrap=True)
 _err = Console(stderr=True, soft_wrap=True)
+_UsageError: Any = typer.BadParameter.__mro__[1]  # the parent of every wrong use, which typer does not export
 
 ModelOption = Annotated[
     str, typer.Option("--model", help="A shipped model, an exported folder or a .safetensors file.")
@@ -39,17 +39,20 @@ def main() -> None:
     """Entry point: exit code 0 when done, 2 with one line for wrong input, 130 after Ctrl-C."""
     warnings.showwarning = _show_warning
     try:
-        app()
-    except (ValueError, OSError, ModuleNotFoundError) as error:
+        sys.exit(app(sys.argv[1:] or ["--help"], prog_name="mixformerv2", standalone_mode=False))
+    except (_UsageError, ValueError, OSError, ModuleNotFoundError) as error:
         _err.print(f"[bold red]error:[/] {escape(_one_line(error))}", highlight=False)
         sys.exit(2)
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, typer.Abort):
         sys.exit(130)
 
 
-def _one_line(error: Exception) -> str:
+def _one_line(error: Any) -> str:
     if isinstance(error, OSError) and error.strerror and error.filename:
         return f"{error.filename}: {error.strerror}"
+    if isinstance(error, _UsageError):
+        verb = f" {error.ctx.info_name}" if error.ctx and error.ctx.parent else ""
+        return f"{error.format_message().rstrip('.')}; see mixformerv2{verb} --help"
     return " ".join(str(error).split())
 
 
@@ -226,9 +229,9 @@ def models(
         )
         table.add_row(*map(str, row))
         listed.append({"name": name, "path": str(path), "bytes": size, **asdict(config)})
-    _out.print(table)
     if json_file is not None:
         json_file.write_text(json.dumps(listed, indent=1) + "\n")
+    _out.print(table)
 
 
 def _parse_box(text: str) -> list[float]:
@@ -276,7 +279,7 @@ def _record(source: str | Path, box: list[float], tracker: Any, outputs: Any, st
             return Text(f"{task.speed:.0f} frames/s" if task.speed else "")
 
     columns = (TextColumn("tracking"), BarColumn(), MofNCompleteColumn(), FramesPerSecond())
-    with Progress(*columns, console=_err, transient=True) as bars:
+    with Progress(*columns, console=_err, transient=True, disable=not _err.is_terminal) as bars:
         bar = bars.add_task("tracking", total=None)
         return record(
             source,

@@ -8,8 +8,8 @@ space: ``_frame`` (pixels of the frame) or ``_unit`` (fraction of the crop). Sid
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import cv2
 import numpy as np
@@ -18,52 +18,60 @@ from numpy.typing import ArrayLike
 
 Box = Float[np.ndarray, "4"]
 Boxes = Float[np.ndarray, "*n 4"]
+BoxesLike = ArrayLike | tuple[float, ...]  # checked while running, numpy's own name admits no tuple
 Frame = UInt8[np.ndarray, "height width 3"]
 Crop = UInt8[np.ndarray, "side side 3"]
 
 SIDES = ("left", "top", "right", "bottom")
 
+_HUGE_PX = 4096  # a window wider than this is never laid out in full
 
-def xywh_to_xyxy(boxes: ArrayLike) -> Boxes:
+
+def xywh_to_xyxy(boxes: BoxesLike) -> Boxes:
     """Corners from ``x, y, width, height``; any leading shape."""
     x, y, w, h = np.moveaxis(np.asarray(boxes, dtype=np.float64), -1, 0)
     return np.stack([x, y, x + w, y + h], axis=-1)
 
 
-def xyxy_to_xywh(boxes: ArrayLike) -> Boxes:
+def xyxy_to_xywh(boxes: BoxesLike) -> Boxes:
     """``x, y, width, height`` from corners; any leading shape."""
     x1, y1, x2, y2 = np.moveaxis(np.asarray(boxes, dtype=np.float64), -1, 0)
     return np.stack([x1, y1, x2 - x1, y2 - y1], axis=-1)
 
 
-def iou(a: ArrayLike, b: ArrayLike) -> Float[np.ndarray, "*n"]:
+def iou(a: BoxesLike, b: BoxesLike) -> Float[np.ndarray, "*n"]:
     """Intersection over union of xyxy boxes, pair by pair with broadcasting; 0 where a box is empty or not finite."""
     a, b = np.asarray(a, dtype=np.float64), np.asarray(b, dtype=np.float64)
-    overlap = np.minimum(a[..., 2:], b[..., 2:]) - np.maximum(a[..., :2], b[..., :2])
-    intersection = np.prod(np.clip(overlap, 0, None), axis=-1)
-    union = area(a) + area(b) - intersection
+    with np.errstate(invalid="ignore"):  # infinite sides give NaN here, and 0 in the end
+        overlap = np.minimum(a[..., 2:], b[..., 2:]) - np.maximum(a[..., :2], b[..., :2])
+        intersection = np.prod(np.clip(overlap, 0, None), axis=-1)
+        union = area(a) + area(b) - intersection
     valid = np.isfinite(union) & (union > 0)
     return np.where(valid, intersection / np.where(valid, union, 1.0), 0.0)
 
 
-def area(boxes: ArrayLike) -> Float[np.ndarray, "*n"]:
+def area(boxes: BoxesLike) -> Float[np.ndarray, "*n"]:
     """Area of xyxy boxes; 0 for inverted ones."""
     boxes = np.asarray(boxes, dtype=np.float64)
     return np.asarray(np.prod(np.clip(boxes[..., 2:] - boxes[..., :2], 0, None), axis=-1))
 
 
-def check_box_xywh(box: Iterable[float]) -> Box:
+def check_box_xywh(box: Any) -> Box:
     """A person's ``x, y, w, h`` as an xyxy box.
 
     Raises ValueError with one sentence when it is not four finite numbers with positive width and height.
     """
-    wish = "a box is x, y, width, height in pixels, four finite numbers with positive width and height"
     try:
-        values = np.asarray(list(box), dtype=np.float64)
-    except (TypeError, ValueError):
-        raise ValueError(f"{wish}; got {box!r}") from None
-    if values.shape != (4,) or not np.isfinite(values).all() or not (values[2:] > 0).all():
-        raise ValueError(f"{wish}; got {box!r}")
+        values = np.asarray(list(box))
+    except (TypeError, ValueError):  # nothing to iterate over, or ragged
+        values = np.empty(0)
+    # Letters have a dtype of their own: without this check "1234" would be four numbers.
+    are_numbers = values.shape == (4,) and values.dtype.kind in "iuf"
+    if not (are_numbers and np.isfinite(values).all() and (values[2:] > 0).all()):
+        raise ValueError(
+            "a box is x, y, width, height in pixels, four finite numbers with positive width and height; "
+            f"got {box!r}"
+        )
     return xywh_to_xyxy(values)
 
 
@@ -101,7 +109,8 @@ class CropWindow:
     ) -> CropWindow:
         """The window centred on the box, ``factor`` times the square root of its area wide (side rounded up)."""
         x1, y1, x2, y2 = (float(v) for v in box_frame)
-        side = max(math.ceil(math.sqrt((x2 - x1) * (y2 - y1)) * factor), 1)
+        # x2 - x1 is seldom exact: without the allowance a box of 10 x 10 px would give 45 px here and 46 px there.
+        side = max(math.ceil(math.sqrt((x2 - x1) * (y2 - y1)) * factor - 1e-9), 1)
         exact = (x1 + 0.5 * (x2 - x1) - 0.5 * side, y1 + 0.5 * (y2 - y1) - 0.5 * side)
         left, top = round(exact[0]), round(exact[1])
         if published_mapping:
@@ -114,16 +123,27 @@ class CropWindow:
         x1, y1 = max(self.left, 0), max(self.top, 0)
         x2, y2 = min(self.left + self.side, width - self.rim), min(self.top + self.side, height - self.rim)
         inside = frame[y1 : max(y2, y1), x1 : max(x2, x1)]
+        if self.side > _HUGE_PX and inside.size:
+            return self._sample(inside, x1, y1)
         if inside.shape[:2] != (self.side, self.side):
             canvas = np.zeros((self.side, self.side, 3), np.uint8)
             canvas[y1 - self.top :, x1 - self.left :][: inside.shape[0], : inside.shape[1]] = inside
             inside = canvas
         return cv2.resize(inside, (self.out_px, self.out_px), interpolation=cv2.INTER_LINEAR)
 
-    def to_frame(self, box_unit: ArrayLike) -> Boxes:
+    def _sample(self, inside: Frame, x1: int, y1: int) -> Crop:
+        """What ``cut`` gives, but for a grey level or two, without a canvas of side x side pixels."""
+        scale = self.side / self.out_px
+        centre = 0.5 * scale - 0.5  # of the crop's first pixel, from the window's first pixel
+        to_inside = np.array([[scale, 0, centre + self.left - x1], [0, scale, centre + self.top - y1]])
+        return cv2.warpAffine(
+            inside, to_inside, (self.out_px, self.out_px), flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+        )
+
+    def to_frame(self, box_unit: BoxesLike) -> Boxes:
         """Boxes in [0, 1] of the crop as boxes in frame pixels."""
         return np.asarray(box_unit, dtype=np.float64) * self.side + np.tile(self.origin, 2)
 
-    def to_unit(self, box_frame: ArrayLike) -> Boxes:
+    def to_unit(self, box_frame: BoxesLike) -> Boxes:
         """Boxes in frame pixels as fractions of the crop; the inverse of ``to_frame``."""
         return (np.asarray(box_frame, dtype=np.float64) - np.tile(self.origin, 2)) / self.side

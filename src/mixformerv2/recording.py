@@ -46,13 +46,14 @@ def record(
     tracker: Tracker,
     outputs: Outputs,
     start_frame: int = 0,
-    progress: Callable[[int, int | None], None] = lambda done, total: None,
+    progress: Callable[[int, int | None], None] | None = None,
 ) -> Summary:
     """Tracks from ``start_frame`` to the end and writes ``outputs``.
 
-    Ctrl-C ends it early; the files are finished properly. On any other error before the first frame nothing is left
-    behind. ``progress`` is called with the frames done and the frames to do (None where the source does not know).
-    Raises ValueError or an OSError with one sentence for bad input.
+    Ctrl-C ends it early; the files are finished properly. Before the first frame is done it raises KeyboardInterrupt,
+    and then, as on any other error before the first frame, nothing is left behind. ``progress`` is called with the
+    frames done and the frames to do (None where the source does not know). Raises ValueError or an OSError with one
+    sentence for bad input.
     """
     times_ms: list[float] = []
     done = lost = 0
@@ -87,8 +88,11 @@ def record(
                             picture.write(drawn)
                 done += 1
                 lost += result.state == "lost"
-                progress(done, total)
+                if progress is not None:
+                    progress(done, total)
         except KeyboardInterrupt:
+            if not done:
+                raise
             interrupted = True
         median_ms = float(np.median(times_ms)) if times_ms else float("nan")
         return Summary(done, lost, median_ms, interrupted, frames.warning)
@@ -109,7 +113,7 @@ class ContactSheet:
         if self._seen % self._stride == 0:
             scale = self.TILE_PX / frame.shape[1]
             size = (self.TILE_PX, max(round(frame.shape[0] * scale), 1))
-            self._tiles.append(cv2.resize(frame, size, interpolation=cv2.INTER_AREA))
+            self._tiles.append(np.asarray(cv2.resize(frame, size, interpolation=cv2.INTER_AREA), np.uint8))
             if len(self._tiles) == 2 * self.TILES:
                 self._tiles, self._stride = self._tiles[::2], 2 * self._stride
         self._seen += 1
@@ -129,6 +133,9 @@ class ContactSheet:
             y, x = place // self.COLUMNS * height, place % self.COLUMNS * width
             tile = self._tiles[index][:height]
             sheet[y : y + tile.shape[0], x : x + width] = tile
-        _, encoded = cv2.imencode(".png", sheet[..., ::-1])
-        self._file.path.write_bytes(encoded.tobytes())
-        self._file.commit()
+        try:
+            self._file.path.write_bytes(cv2.imencode(".png", sheet[..., ::-1])[1].tobytes())
+            self._file.commit()
+        except BaseException:
+            self._file.discard()
+            raise

@@ -22,6 +22,10 @@ Crop = UInt8[np.ndarray, "side side 3"]
 _NOT_STARTED = "the tracker has no object yet: call init(frame, box) before update(frame)"
 
 
+def _as_text(box_frame: geometry.Box) -> str:
+    return ",".join(f"{value:g}" for value in geometry.xyxy_to_xywh(box_frame))
+
+
 class TemplateMemory:
     """The fixed template, the online templates, and the best crop of the current interval (paper, section 3.3)."""
 
@@ -105,11 +109,13 @@ class Tracker:
         box_frame = geometry.check_box_xywh(box)
         inside = np.clip(box_frame, 0, np.tile([width, height], 2))
         if not geometry.area(inside) > 0:
-            raise ValueError(f"the box {tuple(box)} lies outside the frame of {width} x {height} px")
+            raise ValueError(
+                f"the box {_as_text(box_frame)} lies outside the frame of {width} x {height} px: it must overlap it"
+            )
         if not np.array_equal(inside, box_frame):
-            x, y, w, h = geometry.xyxy_to_xywh(inside)
             warnings.warn(
-                f"the box reaches over the border of the frame: clipped to {x:g},{y:g},{w:g},{h:g}",
+                f"the box {_as_text(box_frame)} reaches over the border of the frame of {width} x {height} px: "
+                f"clipped to {_as_text(inside)}",
                 stacklevel=2,
             )
         self._box_frame = inside
@@ -177,12 +183,13 @@ def track(
 ) -> Iterator[tuple[UInt8[np.ndarray, "height width 3"], Result]]:
     """Follows the object in ``box`` from ``start_frame`` on; yields every frame (RGB) with its result.
 
-    ``source`` is a video file, a folder or glob of images, a camera number or a URL. The first result is the given
-    box itself with score 1. Without a ``tracker`` the shipped ``tiny`` is loaded. Raises ValueError or an OSError with one
-    sentence for a source or box that is wrong; a stream that ends early warns.
+    ``source`` is a video file, a folder or glob of images, a camera number or a URL; or frames that are open, which
+    begin where they stand. The first result is the given box itself with score 1. Without a ``tracker`` the shipped
+    ``tiny`` is loaded. Raises ValueError or an OSError with one sentence for a source or box that is wrong, when the
+    first frame is asked for; a stream that ends early warns.
     """
-    frames = source if isinstance(source, FrameSource) else open_source(source, start_frame)
     tracker = tracker or Tracker()
+    frames = source if isinstance(source, FrameSource) else open_source(source, start_frame)
     with frames:
         for index, frame in enumerate(frames):
             if index == 0:

@@ -1,0 +1,618 @@
+"""The command line as a person meets it: what is written, what is said, and the exit code."""
+
+from __future__ import annotations
+
+import importlib.util
+import io
+import itertools
+import json
+import os
+import pickle
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import cv2
+import pytest
+import safetensors.torch
+import test_checkpoint
+import tiny
+import torch
+from rich.console import Console
+
+from mixformerv2 import cli, recording
+from mixformerv2.cli import app, main
+from mixformerv2.results import read_results
+from mixformerv2.runtime import backend
+from mixformerv2.video import open_source
+
+NUM_FRAMES = 12
+BOX = ",".join(f"{value:g}" for value in tiny.square_box(0))
+VERBS = [command.name or command.callback.__name__ for command in app.registered_commands]
+
+
+class Ran(NamedTuple):
+    code: int
+    out: str
+    err: str
+
+
+Run = Callable[..., Ran]
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Iterator[Run]:
+    """The command line in this process; the tests at the end start a real one."""
+    threads = torch.get_num_threads()
+
+    def run_here(*arguments: object) -> Ran:
+        monkeypatch.setattr(sys, "argv", ["mixformerv2", *map(str, arguments)])
+        with warnings.catch_warnings(), pytest.raises(SystemExit) as left:
+            warnings.filterwarnings("default", category=UserWarning)
+            main()
+        code = left.value.code or 0  # None means 0
+        assert isinstance(code, int), "text would be printed"
+        return Ran(code, *capsys.readouterr())
+
+    yield run_here
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("made")
+    tiny.write_checkpoint(folder / "model.safetensors")
+    tiny.write_clip(folder / "clip.mp4", NUM_FRAMES)
+    return folder
+
+
+@pytest.fixture
+def home(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The current folder of the command line, with a model and a clip of its own."""
+    for name in ("model.safetensors", "clip.mp4"):
+        shutil.copy(made / name, tmp_path / name)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def track(run: Run, home: Path) -> Run:
+    """``track`` with the tiny model; later options win over these."""
+
+    def run_track(source: object = "clip.mp4", *arguments: object, box: str = BOX) -> Ran:
+        model = ("--model", "model.safetensors", "--backend", "torch", "--threads", 1)
+        return run("track", source, "--box", box, *model, *arguments)
+
+    return run_track
+
+
+def content(folder: Path) -> dict[str, int]:
+    """Every file below, hidden ones too, and when it was last written."""
+    return {
+        str(path.relative_to(folder)): path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()
+    }
+
+
+def assert_refused(ran: Ran, *words: str) -> None:
+    """Exit code 2 and one line that says why."""
+    assert ran.code == 2, ran
+    assert ran.err.startswith("error: "), ran.err
+    assert ran.err.endswith("\n")
+    assert ran.err.count("\n") == 1, ran.err
+    assert "Traceback" not in ran.err
+    for word in words:
+        assert word in ran.err, ran.err
+    assert ran.out == ""
+
+
+# track
+
+
+def test_track_writes_a_video_and_results_and_says_where(track: Run, home: Path) -> None:
+    ran = track("clip.mp4", "--output", "out.mp4", "--results", "boxes.csv")
+    assert ran.code == 0, ran
+    assert f"{NUM_FRAMES} frames" in ran.out
+    assert "with torch f32" in ran.out
+    assert ran.out.splitlines()[1:] == ["  out.mp4", "  boxes.csv"]
+    assert ran.err == ""
+    assert sorted(content(home)) == ["boxes.csv", "clip.mp4", "model.safetensors", "out.mp4"]
+    rows = read_results("boxes.csv")
+    assert [row.frame for row in rows] == list(range(NUM_FRAMES))
+    assert rows[0].result.box == tiny.square_box(0)
+    with open_source("out.mp4") as frames:
+        assert sum(1 for _ in frames) == NUM_FRAMES
+
+
+def test_track_without_outputs_writes_a_video_named_after_its_source(track: Run, home: Path) -> None:
+    (home / "else").mkdir()
+    shutil.move("clip.mp4", "else/my clip.mp4")
+    assert track("else/my clip.mp4").code == 0
+    assert (home / "my_clip-tracked.mp4").stat().st_size > 0
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "line"),
+    [
+        ("a.csv", [], "7,31.000,22.000,12.000,12.000,1.0000,tracking"),
+        (
+            "a.jsonl",
+            [],
+            '{"frame": 7, "x": 31.0, "y": 22.0, "w": 12.0, "h": 12.0, "score": 1.0, "state": "tracking"}',
+        ),
+        ("a.txt", [], "31.000,22.000,12.000,12.000"),
+        ("a.txt", ["--results-format", "got10k"], "31.000,22.000,12.000,12.000"),
+        ("a.txt", ["--results-format", "lasot"], "31.000,22.000,12.000,12.000"),
+        ("a.txt", ["--results-format", "otb"], "32.000,23.000,12.000,12.000"),
+    ],
+)
+def test_track_writes_results_in_every_format_from_the_start_frame_on(
+    track: Run, name: str, options: list[str], line: str
+) -> None:
+    ran = track("clip.mp4", "--start-frame", 7, "--results", name, *options, box="31,22,12,12")
+    assert ran.code == 0, ran
+    lines = Path(name).read_text().splitlines()
+    assert lines[1 if name == "a.csv" else 0] == line
+    assert len(lines) == NUM_FRAMES - 7 + (name == "a.csv")
+
+
+def test_track_replaces_files_only_with_overwrite(track: Run, home: Path) -> None:
+    Path("boxes.csv").write_text("precious")
+    before = content(home)
+    assert_refused(track("clip.mp4", "--results", "boxes.csv"), "boxes.csv exists already", "--overwrite")
+    assert content(home) == before
+    assert track("clip.mp4", "--results", "boxes.csv", "--overwrite").code == 0
+    assert len(read_results("boxes.csv")) == NUM_FRAMES
+
+
+def test_track_reads_folders_and_globs_of_images_of_any_size(track: Run, home: Path) -> None:
+    (home / "images").mkdir()
+    for index in range(3):
+        frame = tiny.square_frame(index, width=96 + 32 * index)
+        cv2.imwrite(f"images/{index}.png", frame[..., ::-1])
+    for source in ("images", "images/*.png"):
+        assert track(source, "--results", "a.csv", "--output", "a.mp4", "--overwrite").code == 0
+        assert len(read_results("a.csv")) == 3
+
+
+def test_a_box_over_the_border_is_clipped_with_a_warning(track: Run) -> None:
+    ran = track("clip.mp4", "--results", "a.csv", box="-4,-4,20,20")
+    assert ran.code == 0
+    assert ran.err == (
+        "warning: the box -4,-4,20,20 reaches over the border of the frame of 96 x 64 px: clipped to 0,0,16,16\n"
+    )
+    assert read_results("a.csv")[0].result.box == (0, 0, 16, 16)
+
+
+def test_a_video_that_is_cut_off_is_tracked_as_far_as_it_goes_with_a_warning(track: Run, home: Path) -> None:
+    clip = tiny.write_clip(home / "long.mp4", 60)
+    whole = clip.read_bytes()
+    clip.write_bytes(whole[: int(0.7 * len(whole))])
+    ran = track("long.mp4", "--results", "a.csv", "--output", "a.mp4")
+    assert ran.code == 0
+    rows = read_results("a.csv")
+    assert 1 <= len(rows) < 60
+    assert ran.err == f"warning: long.mp4 is cut off: it ended after {len(rows)} frames of about 60\n"
+
+
+def test_a_terminal_gets_a_bar_with_frames_per_second(track: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    screen = io.StringIO()
+    monkeypatch.setattr(cli, "_err", Console(file=screen, force_terminal=True, width=100))
+    assert track("clip.mp4", "--results", "a.csv").code == 0
+    last = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", screen.getvalue()).strip().splitlines()[-1]
+    assert re.fullmatch(r"tracking .* 12/12 \d+ frames/s", last.strip()), last
+
+
+def test_ctrl_c_finishes_the_files_and_exits_with_130(track: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = itertools.count(1)
+    update = recording.Tracker.update
+
+    def interrupted(tracker: Any, frame: Any) -> Any:
+        if next(calls) == 5:
+            raise KeyboardInterrupt
+        return update(tracker, frame)
+
+    monkeypatch.setattr(recording.Tracker, "update", interrupted)
+    ran = track("clip.mp4", "--results", "a.csv", "--output", "a.mp4")
+    assert ran.code == 130
+    assert ran.err == "warning: stopped by Ctrl-C after 5 frames; what was tracked is written\n"
+    assert ran.out.splitlines()[1:] == ["  a.mp4", "  a.csv"]
+    assert len(read_results("a.csv")) == 5
+    with open_source("a.mp4") as frames:
+        assert sum(1 for _ in frames) == 5
+
+
+def test_ctrl_c_before_anything_was_tracked_leaves_nothing(
+    track: Run, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(recording.Tracker, "init", interrupted)
+    before = content(home)
+    ran = track("clip.mp4", "--results", "a.csv", "--output", "a.mp4")
+    assert (ran.code, ran.out, ran.err) == (130, "", "")
+    assert content(home) == before
+
+
+# Bad input to track
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["none.mp4"], ["none.mp4 does not exist"]),
+        (["none/*.jpg"], ["must match images"]),
+        ([""], ["does not exist"]),
+        (["ftp://somewhere/a.mp4"], ["address must begin with one of"]),
+        (["text.mp4"], ["text.mp4 is not a video"]),
+        (["empty.mp4"], ["empty.mp4"]),
+        (["text.png"], ["text.png is not an image"]),
+        (["nothing"], ["folder nothing must hold images"]),
+        (["half.mp4"], ["half.mp4"]),
+        (["clip.mp4", "--start-frame", "12"], ["start_frame must be below 12"]),
+        (["clip.mp4", "--start-frame", "-1"], ["start_frame must be 0 or more"]),
+        (["clip.mp4", "--start-frame", "two"], ["--start-frame", "see mixformerv2 track --help"]),
+    ],
+    ids=str,
+)
+def test_a_wrong_source_is_refused_in_one_line(
+    track: Run, home: Path, arguments: list[str], words: list[str]
+) -> None:
+    for name in ("text.mp4", "text.png"):
+        (home / name).write_text("Not a picture, just some words.\n" * 50)
+    (home / "empty.mp4").touch()
+    (home / "nothing").mkdir()
+    (home / "half.mp4").write_bytes((home / "clip.mp4").read_bytes()[:200])
+    before = content(home)
+    assert_refused(track(*arguments, "--results", "a.csv", "--output", "a.mp4"), *words)
+    assert content(home) == before
+
+
+@pytest.mark.parametrize(
+    ("box", "words"),
+    [
+        ("10,10,0,5", ["positive width and height"]),
+        ("10,10,5,-5", ["positive width and height"]),
+        ("10,nan,5,5", ["finite numbers"]),
+        ("10,10,inf,5", ["finite numbers"]),
+        ("500,500,5,5", ["the box 500,500,5,5 lies outside the frame of 96 x 64 px"]),
+        ("96,10,5,5", ["outside the frame"]),
+        ("10,10,5", ["--box is four numbers x,y,w,h in pixels, such as 205,151,17,50; got '10,10,5'"]),
+        ("10,10,5,5,5", ["--box is four numbers"]),
+        ("10;10;5;5", ["--box is four numbers"]),
+        ("10x10+5+5", ["--box is four numbers"]),
+        ("a,b,c,d", ["--box is four numbers"]),
+        ("[red]", ["got '[red]'"]),
+        ("", ["--box is four numbers"]),
+    ],
+)
+def test_a_wrong_box_is_refused_in_one_line(track: Run, home: Path, box: str, words: list[str]) -> None:
+    before = content(home)
+    assert_refused(track("clip.mp4", "--results", "a.csv", "--output", "a.mp4", box=box), *words)
+    assert content(home) == before
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--output", "a.avi"], ["video to write must end in .mp4, .mov, .mkv, got a.avi"]),
+        (["--results", "a.xyz"], ["results file must end in .csv, .jsonl, .txt"]),
+        (["--results", "a.csv", "--results-format", "xml"], ["results format must be one of", "'xml'"]),
+        (["--results", "none/a.csv"], ["none/a.csv cannot be written: the folder none does not exist"]),
+        (["--output", "none/a.mp4"], ["none/a.mp4 cannot be written: the folder none does not exist"]),
+        (["--results", "clip.mp4/a.csv"], ["clip.mp4 is not a folder"]),
+        (["--results", "folder.csv"], ["folder.csv cannot be written: it is a folder"]),
+        (["--output", "clip.mp4"], ["clip.mp4 exists already"]),
+        (["--results", "a.csv", "--output", "clip.mp4"], ["clip.mp4 exists already"]),
+        (["--results", "locked/a.csv"], ["locked/a.csv cannot be written", "ermission denied"]),
+    ],
+    ids=str,
+)
+def test_an_output_that_cannot_be_written_is_refused_before_the_work(
+    track: Run, home: Path, options: list[str], words: list[str]
+) -> None:
+    (home / "folder.csv").mkdir()
+    (home / "locked").mkdir(mode=0o500)
+    if "locked/a.csv" in options and os.access(home / "locked", os.W_OK):
+        pytest.skip("this user may write into every folder")
+    before = content(home)
+    assert_refused(track("clip.mp4", *options), *words)
+    assert content(home) == before
+
+
+def write_wrong_weights(folder: Path) -> None:
+    whole = (folder / "model.safetensors").read_bytes()
+    (folder / "truncated.safetensors").write_bytes(whole[: len(whole) // 2])
+    (folder / "header.safetensors").write_bytes(whole[:100])
+    (folder / "empty.safetensors").touch()
+    (folder / "text.safetensors").write_text("Not weights, just some words.\n" * 50)
+    (folder / "pickled.safetensors").write_bytes(pickle.dumps({"weights": [1.0, 2.0]}))
+    torch.save({"weights": torch.zeros(3)}, folder / "released.pth.tar")
+    safetensors.torch.save_file({"weights": torch.zeros(3)}, folder / "foreign.safetensors")
+    (folder / "folder").mkdir()
+
+
+@pytest.mark.parametrize("runtime", ["torch", "auto"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "truncated.safetensors",
+        "header.safetensors",
+        "empty.safetensors",
+        "text.safetensors",
+        "pickled.safetensors",
+        "released.pth.tar",
+        "foreign.safetensors",
+        "none.safetensors",
+        "folder",
+    ],
+)
+def test_wrong_weights_are_refused_in_one_line_that_names_them(
+    track: Run, home: Path, name: str, runtime: str
+) -> None:
+    write_wrong_weights(home)
+    before = content(home)
+    assert_refused(track("clip.mp4", "--model", name, "--backend", runtime), name)
+    assert content(home) == before
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "truncated.safetensors",
+        "header.safetensors",
+        "empty.safetensors",
+        "text.safetensors",
+        "foreign.safetensors",
+    ],
+)
+def test_wrong_weights_in_an_exported_folder_are_refused_without_torch_too(
+    track: Run, home: Path, name: str
+) -> None:
+    write_wrong_weights(home)
+    (home / "exported").mkdir()
+    shutil.copy(name, home / "exported" / backend.WEIGHTS_FILE)
+    for graph in (backend.ENCODE_GRAPH, backend.SEARCH_GRAPH):
+        (home / "exported" / graph).touch()
+    assert_refused(track("clip.mp4", "--model", "exported", "--backend", "openvino"), "model.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--model", "gigantic"], ["no model is called 'gigantic'"]),
+        (["--backend", "tensorrt"], ["no backend is called 'tensorrt'", "openvino"]),
+        (["--precision", "int3"], ["no precision is called 'int3'", "f32"]),
+        (["--device", "abacus"], ["abacus", "cpu"]),
+        (["--threads", "0"], ["threads must be at least 1, got 0"]),
+        (["--threads", "many"], ["--threads"]),
+        (["--backend", "openvino"], ["mixformerv2 export"]),
+        (["--colour", "red"], ["No such option", "--colour", "see mixformerv2 track --help"]),
+    ],
+    ids=str,
+)
+def test_a_wrong_option_is_refused_in_one_line(
+    track: Run, home: Path, options: list[str], words: list[str]
+) -> None:
+    before = content(home)
+    assert_refused(track("clip.mp4", "--results", "a.csv", *options), *words)
+    assert content(home) == before
+
+
+def test_what_is_left_out_is_named_in_one_line(run: Run, home: Path) -> None:
+    assert_refused(run("track"), "Missing argument", "see mixformerv2 track --help")
+    assert_refused(run("track", "clip.mp4"), "Missing option '--box'")
+    assert_refused(run("follow", "clip.mp4"), "No such command 'follow'; see mixformerv2 --help")
+
+
+@pytest.fixture
+def without(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
+    """Hides an installed package from whoever asks whether it is there."""
+
+    def hide(package: str) -> None:
+        find_spec = importlib.util.find_spec
+        monkeypatch.setattr(
+            importlib.util,
+            "find_spec",
+            lambda name, *rest: None if name == package else find_spec(name, *rest),
+        )
+
+    return hide
+
+
+@pytest.mark.parametrize(
+    ("package", "arguments", "install"),
+    [
+        ("torch", ["track", "clip.mp4", "--box", BOX, "--model", "model.safetensors"], "mixformerv2[train]"),
+        (
+            "onnxruntime",
+            ["track", "clip.mp4", "--box", BOX, "--model", "exported", "--backend", "onnxruntime"],
+            "mixformerv2[onnx]",
+        ),
+        ("torch", ["convert", "released.pth.tar", "a.safetensors"], "mixformerv2[train]"),
+        ("safetensors", ["convert", "released.pth.tar", "a.safetensors"], "mixformerv2[train]"),
+        ("torch", ["export", "model.safetensors", "graphs"], "mixformerv2[train]"),
+        ("torch", ["train", "--list"], "mixformerv2[train]"),
+    ],
+    ids=str,
+)
+def test_a_missing_extra_is_named_with_the_command_that_installs_it(
+    run: Run, home: Path, without: Callable[[str], None], package: str, arguments: list[str], install: str
+) -> None:
+    (home / "exported").mkdir()
+    for name in (backend.WEIGHTS_FILE, backend.ENCODE_GRAPH, backend.SEARCH_GRAPH):
+        shutil.copy(home / "model.safetensors", home / "exported" / name)
+    before = content(home)
+    without(package)
+    assert_refused(run(*arguments), package, f"pip install '{install}'")
+    assert content(home) == before
+
+
+# The other verbs
+
+
+def test_convert_writes_a_checkpoint_that_tracks_and_says_its_sizes(run: Run, home: Path) -> None:
+    test_checkpoint.saved({"net": test_checkpoint.state_dict("mixformerv2_small")}, home / "small.pth.tar")
+    ran = run("convert", "small.pth.tar", "small.safetensors")
+    assert (ran.code, ran.err) == (0, "")
+    assert ran.out == (
+        "small.safetensors: 4 blocks, width 64, MLP ratio 1, 96 bins, 64/32 px, score head\n".replace(
+            "64/32 px", _pixels(home / "small.safetensors")
+        )
+    )
+    ran = run(
+        "track",
+        "clip.mp4",
+        "--box",
+        BOX,
+        "--model",
+        "small.safetensors",
+        "--threads",
+        1,
+        "--results",
+        "a.csv",
+    )
+    assert ran.code == 0
+    before = content(home)
+    assert_refused(run("convert", "small.pth.tar", "small.safetensors"), "exists already", "--overwrite")
+    assert content(home) == before
+    assert run("convert", "small.pth.tar", "small.safetensors", "--overwrite").code == 0
+
+
+def _pixels(checkpoint: Path) -> str:
+    model = backend.read_config(checkpoint).model
+    return f"{model.search_px}/{model.template_px} px"
+
+
+@pytest.mark.parametrize(
+    ("source", "target", "words"),
+    [
+        ("none.pth.tar", "a.safetensors", ["none.pth.tar"]),
+        ("text.pth.tar", "a.safetensors", ["text.pth.tar cannot be read as a PyTorch checkpoint"]),
+        ("half.pth.tar", "a.safetensors", ["half.pth.tar cannot be read as a PyTorch checkpoint"]),
+        ("other.pth.tar", "a.safetensors", ["other.pth.tar is no MixFormerV2 or MixViT checkpoint"]),
+        ("model.safetensors", "a.safetensors", ["model.safetensors"]),
+        ("whole.pth.tar", "none/a.safetensors", ["none/a.safetensors"]),
+        ("whole.pth.tar", "clip.mp4/a.safetensors", ["clip.mp4/a.safetensors"]),
+    ],
+)
+def test_convert_refuses_what_is_wrong_in_one_line_and_leaves_nothing(
+    run: Run, home: Path, source: str, target: str, words: list[str]
+) -> None:
+    whole = test_checkpoint.saved(test_checkpoint.state_dict("mixformerv2_small"), home / "whole.pth.tar")
+    (home / "half.pth.tar").write_bytes(whole.read_bytes()[: whole.stat().st_size // 2])
+    (home / "text.pth.tar").write_text("Not weights, just some words.\n" * 50)
+    torch.save({"fc.weight": torch.zeros(3)}, home / "other.pth.tar")
+    before = content(home)
+    assert_refused(run("convert", source, target), *words)
+    assert content(home) == before
+
+
+def test_models_lists_what_is_shipped_as_a_table_and_as_json(
+    run: Run, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = home / "model.safetensors"
+    monkeypatch.setattr(backend, "shipped_models", lambda: {"mine": path})
+    ran = run("models", "--json", "models.json")
+    assert (ran.code, ran.err) == (0, "")
+    assert any(row.split("│")[1:4] == [" mine  ", " 2      ", " 32    "] for row in ran.out.splitlines()), (
+        ran.out
+    )
+    (listed,) = json.loads(Path("models.json").read_text())
+    assert (listed["name"], listed["path"], listed["bytes"]) == ("mine", str(path), path.stat().st_size)
+    assert listed["model"]["depth"] == 2
+    assert listed["tracker"]["update_interval"] == 3
+    assert_refused(run("models", "--json", "none/models.json"), "none/models.json: No such file")
+
+
+def test_demo_writes_video_contact_sheet_and_boxes_and_says_where(
+    run: Run, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = ("--model", "model.safetensors", "--backend", "torch", "--threads", 1)
+    shorten = recording.open_source
+    monkeypatch.setattr(recording, "open_source", lambda source, start: shorten(source, 170))
+    for _ in range(2):  # its own files are replaced
+        ran = run("demo", "--output-dir", "new/demo", *model)
+        assert ran.code == 0, ran
+        written = ["new/demo/demo.mp4", "new/demo/demo.png", "new/demo/demo.csv"]
+        assert [line.strip() for line in ran.out.splitlines()[1:]] == written
+        assert sorted(content(home / "new")) == ["demo/demo.csv", "demo/demo.mp4", "demo/demo.png"]
+    assert_refused(run("demo", "--output-dir", "clip.mp4", *model), "clip.mp4: File exists")
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_the_help_of_every_verb_has_an_example(run: Run, verb: str) -> None:
+    ran = run(verb, "--help")
+    assert (ran.code, ran.err) == (0, "")
+    assert f"Example: mixformerv2 {verb} " in " ".join(ran.out.split())
+
+
+def test_the_help_lists_every_verb_and_comes_without_being_asked(run: Run) -> None:
+    ran = run("--help")
+    assert (ran.code, ran.err) == (0, "")
+    assert run() == ran
+    for verb in VERBS:
+        assert f" {verb} " in ran.out
+    assert set(VERBS) >= {"demo", "track", "convert", "export", "models"}
+
+
+# A real process
+
+
+def start(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "mixformerv2", *arguments]
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=120, check=False)
+
+
+def test_a_process_tracks_a_clip_and_ends_with_0(home: Path) -> None:
+    ended = start(
+        *("track", "clip.mp4", "--box", BOX, "--model", "model.safetensors", "--threads", "1"), cwd=home
+    )
+    assert ended.returncode == 0, ended
+    assert ended.stdout.splitlines()[1:] == ["  clip-tracked.mp4"]
+    assert ended.stderr == ""
+    assert (home / "clip-tracked.mp4").is_file()
+
+
+def test_a_process_refuses_in_one_line_and_ends_with_2(home: Path) -> None:
+    before = content(home)
+    ended = start("track", "none.mp4", "--box", "10,10,5", cwd=home)
+    assert_refused(Ran(ended.returncode, ended.stdout, ended.stderr), "--box is four numbers")
+    assert content(home) == before
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGINT for another process")
+def test_a_process_that_gets_ctrl_c_finishes_its_files(home: Path) -> None:
+    (home / "images").mkdir()
+    cv2.imwrite("0.png", tiny.square_frame(0))
+    for index in range(20_000):
+        (home / "images" / f"{index}.png").symlink_to(home / "0.png")
+    arguments = ("track", "images", "--box", BOX, "--model", "model.safetensors", "--threads", "1")
+    process = subprocess.Popen(
+        [sys.executable, "-m", "mixformerv2", *arguments, "--results", "a.csv"],
+        cwd=home,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # it may be ignored where tests run
+    )
+    give_up = time.monotonic() + 60
+    while not any(path.stat().st_size for path in home.glob(".a.*.partial.csv")):  # the first rows are there
+        assert process.poll() is None and time.monotonic() < give_up
+        time.sleep(0.02)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    said = re.fullmatch(r"warning: stopped by Ctrl-C after (\d+) frames; what was tracked is written\n", err)
+    assert said, err
+    num_rows = len(read_results(home / "a.csv"))
+    assert 0 <= num_rows - int(said[1]) <= 1, "the last row may be written and not yet counted"
+    assert 0 < num_rows < 20_000
+    assert not list(home.glob(".a.*"))
