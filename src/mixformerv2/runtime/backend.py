@@ -7,7 +7,7 @@ import importlib.util
 import json
 import struct
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float, UInt8
@@ -29,6 +29,7 @@ class Located(NamedTuple):
     score: Float[np.ndarray, "b"]  # 0..1; 1 for a model without a score head
 
 
+@runtime_checkable
 class Backend(Protocol):
     """A loaded model. The cache is the runtime's own affair; it stays valid while the backend lives."""
 
@@ -119,6 +120,11 @@ def find_weights(model: str | Path) -> Path:
     )
 
 
+def damaged(graph: Path) -> str:
+    """The sentence for a graph that a runtime cannot read."""
+    return f"{graph} is damaged or does not belong to the weights beside it: export the model again"
+
+
 def read_config(weights: Path) -> Config:
     """The config that a checkpoint carries, read without torch and without touching the tensors.
 
@@ -137,4 +143,7 @@ def read_config(weights: Path) -> Config:
         ) from None
     if end != size:
         raise ValueError(f"{weights} is cut off: {size} bytes of {end}; copy or download it again")
-    return Config.from_json(text)
+    try:
+        return Config.from_json(text)
+    except ValueError as error:
+        raise ValueError(f"{weights}: {error}") from None

@@ -7,9 +7,14 @@ left in the graph as arithmetic on constants, which every runtime folds when it 
 
 from __future__ import annotations
 
+import contextlib
 import json
+import logging
 import os
 import struct
+import tempfile
+import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +28,8 @@ from mixformerv2.model.attention import KeyValue
 from mixformerv2.model.network import Network
 from mixformerv2.runtime.backend import ENCODE_GRAPH, SEARCH_GRAPH, WEIGHTS_FILE
 
-OPSET = 18
+# Not optimised: the weights have to stay in the graph as they stand in the file, and each runtime simplifies the rest.
+_OPTIONS: dict[str, Any] = dict(dynamo=True, opset_version=18, optimize=False, verbose=False)
 
 
 class _EncodeTemplates(nn.Module):
@@ -59,55 +65,73 @@ def cache_names(depth: int) -> list[str]:
 
 
 def export(source: Path, folder: Path) -> None:
-    """Writes ``model.safetensors``, ``encode_templates.onnx`` and ``search.onnx`` into ``folder``.
+    """Writes ``model.safetensors``, ``encode_templates.onnx`` and ``search.onnx`` into ``folder``: all three or none.
 
     Raises ValueError where ``source`` is not a checkpoint of ours.
     """
     network, config = checkpoint.load(source)
     folder.mkdir(parents=True, exist_ok=True)
-    checkpoint.save(network, config, folder / WEIGHTS_FILE, dtype=torch.float16)
-    network, _ = checkpoint.load(folder / WEIGHTS_FILE)
-    model = config.model
-    template = torch.zeros(2, model.template_px, model.template_px, 3, dtype=torch.uint8)
-    online = template[:, None].repeat(1, 2, 1, 1, 1)
-    crop = torch.zeros(2, model.search_px, model.search_px, 3, dtype=torch.uint8)
-    encode, search = _EncodeTemplates(network).eval(), _Search(network).eval()
+    with tempfile.TemporaryDirectory(prefix=".export-", dir=folder) as unfinished:
+        weights = Path(unfinished) / WEIGHTS_FILE
+        checkpoint.save(network, config, weights, dtype=torch.float16)
+        with _quiet():
+            graphs = {ENCODE_GRAPH: _encode_graph(network), SEARCH_GRAPH: _search_graph(network)}
+        for name, graph in graphs.items():
+            _strip(graph)
+            _point_into(graph, weights)
+            onnx.save(graph, weights.with_name(name))
+        for name in (WEIGHTS_FILE, *graphs):
+            os.replace(weights.with_name(name), folder / name)
+
+
+def _examples(network: Network) -> tuple[Tensor, Tensor, Tensor]:
+    """Two of everything: one would count as a fixed size."""
+    sizes = network.config
+    template = torch.zeros(2, sizes.template_px, sizes.template_px, 3, dtype=torch.uint8)
+    crop = torch.zeros(2, sizes.search_px, sizes.search_px, 3, dtype=torch.uint8)
+    return template, template[:, None].repeat(1, 2, 1, 1, 1), crop
+
+
+def _encode_graph(network: Network) -> Any:
+    template, online, _ = _examples(network)
+    return torch.onnx.export(
+        _EncodeTemplates(network).eval(),
+        (template, online),
+        input_names=["template", "online"],
+        output_names=cache_names(network.config.depth),
+        dynamic_shapes=({0: "b"}, {0: "b", 1: "online"}),
+        **_OPTIONS,
+    ).model_proto
+
+
+def _search_graph(network: Network) -> Any:
+    template, online, crop = _examples(network)
     with torch.no_grad():
-        cache = list(encode(template, online))
-    names = cache_names(model.depth)
-    b, count = torch.export.Dim("b"), torch.export.Dim("online")
-    tokens = torch.export.Dim("template_tokens")
-    graphs = {
-        ENCODE_GRAPH: torch.onnx.export(
-            encode,
-            (template, online),
-            dynamo=True,
-            opset_version=OPSET,
-            input_names=["template", "online"],
-            output_names=names,
-            dynamic_shapes=({0: b}, {0: b, 1: count}),
-            optimize=False,
-            verbose=False,
-        ),
-        SEARCH_GRAPH: torch.onnx.export(
-            search,
-            (crop, cache),
-            dynamo=True,
-            opset_version=OPSET,
-            input_names=["crop", *names],
-            output_names=["box_unit", "score"],
-            dynamic_shapes=({0: b}, [{0: b, 2: tokens} for _ in names]),
-            optimize=False,
-            verbose=False,
-        ),
-    }
-    for name, program in graphs.items():
-        graph = program.model_proto
-        _strip(graph)
-        _point_into(graph, folder / WEIGHTS_FILE)
-        partial = folder / f".{name}.part"
-        onnx.save(graph, str(partial))
-        os.replace(partial, folder / name)
+        cache = list(_EncodeTemplates(network)(template, online))
+    names = cache_names(network.config.depth)
+    return torch.onnx.export(
+        _Search(network).eval(),
+        (crop, cache),
+        input_names=["crop", *names],
+        output_names=["box_unit", "score"],
+        dynamic_shapes=({0: "b"}, [{0: "b", 2: "template_tokens"} for _ in names]),
+        **_OPTIONS,
+    ).model_proto
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Without what torch's exporter has to say about itself, and about packages that are not needed here."""
+    registration = logging.getLogger("torch.onnx._internal.exporter._registration")
+    level = registration.level
+    registration.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "# The axis name: .* will not be used", UserWarning)
+            warnings.filterwarnings("ignore", r"`isinstance\(treespec, LeafSpec\)`", FutureWarning)
+            yield
+    finally:
+        registration.setLevel(level)
 
 
 def _strip(model: Any) -> None:

@@ -8,7 +8,14 @@ import numpy as np
 import onnxruntime as ort
 from jaxtyping import Float, UInt8
 
-from mixformerv2.runtime.backend import ENCODE_GRAPH, SEARCH_GRAPH, WEIGHTS_FILE, Located, read_config
+from mixformerv2.runtime.backend import (
+    ENCODE_GRAPH,
+    SEARCH_GRAPH,
+    WEIGHTS_FILE,
+    Located,
+    damaged,
+    read_config,
+)
 
 
 class OnnxRuntimeBackend:
@@ -26,10 +33,15 @@ class OnnxRuntimeBackend:
         if threads is not None:
             options.intra_op_num_threads = threads
         self._encoder, self._searcher = (
-            ort.InferenceSession(folder / graph, options, providers=["CPUExecutionProvider"])
-            for graph in (ENCODE_GRAPH, SEARCH_GRAPH)
+            self._read(folder / graph, options) for graph in (ENCODE_GRAPH, SEARCH_GRAPH)
         )
         self._cache_names = [entry.name for entry in self._searcher.get_inputs()[1:]]
+
+    def _read(self, graph: Path, options: ort.SessionOptions) -> ort.InferenceSession:
+        try:
+            return ort.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+        except Exception:  # the runtime's own exceptions have no common base
+            raise ValueError(damaged(graph)) from None
 
     def encode_templates(
         self, template: UInt8[np.ndarray, "b side side 3"], online: UInt8[np.ndarray, "b online side side 3"]

@@ -9,7 +9,14 @@ import numpy as np
 import openvino as ov
 from jaxtyping import UInt8
 
-from mixformerv2.runtime.backend import ENCODE_GRAPH, SEARCH_GRAPH, WEIGHTS_FILE, Located, read_config
+from mixformerv2.runtime.backend import (
+    ENCODE_GRAPH,
+    SEARCH_GRAPH,
+    WEIGHTS_FILE,
+    Located,
+    damaged,
+    read_config,
+)
 
 
 class OpenVINOBackend:
@@ -31,10 +38,16 @@ class OpenVINOBackend:
         }
         if threads is not None and self._device == "CPU":
             self._options["INFERENCE_NUM_THREADS"] = threads
-        self._graphs = [self._core.read_model(folder / graph) for graph in (ENCODE_GRAPH, SEARCH_GRAPH)]
+        self._graphs = [self._read(folder / graph) for graph in (ENCODE_GRAPH, SEARCH_GRAPH)]
         self._encoders: dict[tuple[int, int], ov.InferRequest] = {}
         self._searchers: dict[tuple[int, int], ov.InferRequest] = {}
         self._bound: dict[tuple[int, int], Any] = {}
+
+    def _read(self, graph: Path) -> ov.Model:
+        try:
+            return self._core.read_model(graph)
+        except RuntimeError:
+            raise ValueError(damaged(graph)) from None
 
     def _choose(self, precision: str) -> str:
         can_bf16 = "BF16" in self._core.get_property(self._device, "OPTIMIZATION_CAPABILITIES")
@@ -54,7 +67,7 @@ class OpenVINOBackend:
         request = self._encoders[key]
         request.infer({"template": template, "online": online}, share_inputs=True)
         # Copies: the request's own tensors are overwritten by its next call.
-        return [ov.Tensor(tensor.data.copy()) for tensor in request.output_tensors]
+        return [ov.Tensor(tensor.data) for tensor in request.output_tensors]
 
     def search(self, crop: UInt8[np.ndarray, "b side side 3"], cache: list[ov.Tensor]) -> Located:
         key = (len(crop), cache[0].shape[2])
@@ -67,7 +80,7 @@ class OpenVINOBackend:
             for index, tensor in enumerate(cache, start=1):
                 request.set_input_tensor(index, tensor)
             self._bound[key] = cache
-        request.set_input_tensor(0, ov.Tensor(crop, shared_memory=True))
+        request.get_input_tensor(0).data[:] = crop
         request.infer()
         box_unit, score = (tensor.data.copy() for tensor in request.output_tensors)
         return Located(box_unit, score)

@@ -34,18 +34,23 @@ class TorchBackend:
     def _autocast(self) -> torch.autocast:
         return torch.autocast(self._device.type, dtype=torch.bfloat16, enabled=self.precision == "bf16")
 
+    def _tensor(
+        self, crops: UInt8[np.ndarray, "*any side side 3"]
+    ) -> UInt8[torch.Tensor, "*any side side 3"]:
+        # A copy, because torch takes neither read-only arrays nor turned views.
+        return torch.from_numpy(crops.copy(order="C")).to(self._device)
+
     @torch.inference_mode()
     def encode_templates(
         self, template: UInt8[np.ndarray, "b side side 3"], online: UInt8[np.ndarray, "b online side side 3"]
     ) -> TemplateCache:
         with self._autocast():
-            crops = (torch.from_numpy(array).to(self._device) for array in (template, online))
-            return self._network.encode_templates(*crops)
+            return self._network.encode_templates(self._tensor(template), self._tensor(online))
 
     @torch.inference_mode()
     def search(self, crop: UInt8[np.ndarray, "b side side 3"], cache: TemplateCache) -> Located:
         with self._autocast():
-            prediction = self._network.search(torch.from_numpy(crop).to(self._device), cache)
+            prediction = self._network.search(self._tensor(crop), cache)
         box_unit = prediction.box_unit.float().cpu().numpy()
         if prediction.score_logits is None:
             return Located(box_unit, np.ones(len(box_unit), np.float32))
