@@ -73,12 +73,14 @@ class ImageBank:
 
     @classmethod
     def of_sequence(cls, sequence: Sequence, device: torch.device | str = "cpu") -> ImageBank:
-        """All frames of a video; the mask is the filled box, empty where the target is absent."""
+        """All frames of a video; the mask is the filled box. Where the target is absent it is empty, the box nan."""
         entries = []
         for index, box_frame in enumerate(sequence.boxes_frame):
             frame = sequence.frame(index)
             mask = np.zeros(frame.shape[:2], bool)
-            if not sequence.absent[index]:
+            if sequence.absent[index]:
+                box_frame = np.full(4, np.nan)
+            else:
                 x1, y1, x2, y2 = np.round(box_frame).astype(int)
                 mask[max(y1, 0) : y2, max(x1, 0) : x2] = True
             entries.append((frame, mask, box_frame))

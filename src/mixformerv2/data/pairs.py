@@ -71,9 +71,13 @@ class Placement(NamedTuple):
 def still_pairs(bank: ImageBank, count: int, config: PairConfig, generator: torch.Generator) -> Batch:
     """Pairs from stills, half of them pasted on another image, most with another object as distractor or occluder."""
     index = _random_index(bank, count, generator)
+
+    def further(reach: int) -> Int[Tensor, "b"]:
+        steps = max(min(reach, len(bank)), 2)  # never round to the target itself
+        return index + torch.randint(1, steps, (count,), generator=generator, device=bank.device)
+
     # Neighbours in the list come from one collection and often show the same kind of thing: hard distractors.
-    near = (index + torch.randint(1, 12, (count,), generator=generator, device=bank.device)) % len(bank)
-    other = torch.where(chance(generator, 0.5, count), near, _random_index(bank, count, generator))
+    other = torch.where(chance(generator, 0.5, count), further(12), further(len(bank))) % len(bank)
     background = bank.pick(_random_index(bank, count, generator))
     present = ~chance(generator, config.absent_share, count)
     pasted = chance(generator, 0.6, count)
@@ -107,19 +111,17 @@ def still_pairs(bank: ImageBank, count: int, config: PairConfig, generator: torc
 
 
 def video_pairs(bank: ImageBank, count: int, config: PairConfig, generator: torch.Generator) -> Batch:
-    """Pairs of frames of one video within the maximum gap; frames without the target become absent examples."""
+    """Pairs of frames of one video within the maximum gap; frames without the target are never taken."""
     with_target = bank.boxes_frame.isfinite().all(dim=1)
     candidates = with_target.nonzero()[:, 0]
     first = candidates[_random_index(candidates, count, generator)]
-    gap = config.max_gap_frames
+    near = (candidates[None] - first[:, None]).abs() <= config.max_gap_frames
 
-    def nearby(allowed: Int[Tensor, "n"]) -> Int[Tensor, "b"]:
-        distance = (allowed[None] - first[:, None]).abs()
-        weights = (distance <= gap).float() + 1e-6
-        return allowed[torch.multinomial(weights, 1, generator=generator)[:, 0]]
+    def nearby() -> Int[Tensor, "b"]:
+        return candidates[torch.multinomial(near.float(), 1, generator=generator)[:, 0]]
 
-    second = [nearby(candidates) for _ in range(config.online_templates)]
-    third = nearby(candidates)
+    second = [nearby() for _ in range(config.online_templates)]
+    third = nearby()
     flip = chance(generator, 0.5, count)
     # The mask of a frame is its filled box: turning it would enlarge the label.
     upright = replace(config, rotation_deg=0.0, aspect_jitter=config.aspect_jitter / 2)

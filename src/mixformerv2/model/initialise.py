@@ -53,9 +53,10 @@ def from_vit_s(
     Narrower MLPs keep the hidden units that matter most on the ``calibration`` crops (side ``config.template_px``),
     and the second layer is refitted to the wide MLP's output by least squares.
     """
-    if config.dim != 384 or config.depth > 12:
+    if (config.dim, config.heads) != (384, 6) or config.depth > 12 or config.mlp_ratio > 4:
         raise ValueError(
-            f"the ViT-S is 384 wide and 12 blocks deep, the config asks for {config.dim} and {config.depth}"
+            "the ViT-S is 384 wide with 6 heads, 12 blocks deep and has MLP ratio 4, the config asks for "
+            f"{config.dim} with {config.heads}, {config.depth} and {config.mlp_ratio}"
         )
     vit = _read_onnx(onnx_path)
     network = build(config, seed)
@@ -70,7 +71,7 @@ def from_vit_s(
         ):
             faint = SINCOS_SHARE * sincos_positions(config.dim, grid)
             positions.copy_(resize_positions(vit["positions"], grid) + faint)
-        backbone.positions_template += _template_marks(config, generator)
+        backbone.positions_template.add_(_template_marks(config, generator))
         if backbone.prediction_tokens is not None:
             drawn = torch.randn(backbone.prediction_tokens.shape, generator=generator)
             backbone.prediction_tokens.copy_(PREDICTION_TOKEN_SCALE * drawn)
@@ -84,7 +85,7 @@ def from_vit_s(
             queries, own = block.attn.project(block.norm1(tokens))
             tokens = tokens + block.attn.attend(queries, own)
             normed = block.norm2(tokens)
-            mlp = shrink_mlp(weights, normed, len(block.mlp.fc1.weight))
+            mlp = shrink_mlp(weights, normed, int(config.dim * config.mlp_ratio))
             block.mlp.load_state_dict(mlp)
             tokens = tokens + block.mlp(normed)
     return network

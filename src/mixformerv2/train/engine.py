@@ -37,7 +37,7 @@ class Banks:
         videos = []
         if (root / "got10k").is_dir():
             sequences = READERS["got10k-train"](root / "got10k")
-            videos = [ImageBank.of_sequence(sequence, device) for sequence in sequences]
+            videos = [ImageBank.of_sequence(s, device) for s in sequences if not s.absent.all()]
         return cls(stills, videos)
 
     def batch(self, config: TrainConfig, generator: torch.Generator) -> Batch:
@@ -101,7 +101,9 @@ def run(
     where = torch.device(device)
     banks = Banks.load(data, where, every_still)
     generator = torch.Generator(where).manual_seed(config.seed)
-    model = SupervisedModel(_initial_network(config, init, banks)).to(where)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.seed)  # of what starts at random in the network and on it
+        model = SupervisedModel(_initial_network(config, init, banks)).to(where)
     average = copy.deepcopy(model.network)
     optimiser = make_optimiser(model, config.optim)
     base_rates = [group["lr"] for group in optimiser.param_groups]
@@ -216,18 +218,20 @@ class _Log:
 
     def __init__(self, path: Path, every: int, batch: int) -> None:
         self.path, self.every, self.batch = path, every, batch
-        self.sums: dict[str, float] = {}
+        self.sums: dict[str, torch.Tensor] = {}  # read when a line is due: a GPU is not kept waiting
+        self.steps = 0  # in the sums: fewer than ``every`` after a resumption
         self.since = time.monotonic()
 
     def add(self, step: int, loss: torch.Tensor, parts: dict[str, torch.Tensor]) -> None:
-        for name, value in {"loss": loss.detach(), **parts}.items():
-            self.sums[name] = self.sums.get(name, 0.0) + value.item()
+        for name, value in {"loss": loss, **parts}.items():
+            self.sums[name] = self.sums.get(name, 0.0) + value.detach()
+        self.steps += 1
         if step % self.every:
             return
         now = time.monotonic()
-        row = {"step": step, "samples_per_second": round(self.every * self.batch / (now - self.since), 1)}
-        row |= {name: round(total / self.every, 4) for name, total in self.sums.items()}
-        self.since, self.sums = now, {}
+        row = {"step": step, "samples_per_second": round(self.steps * self.batch / (now - self.since), 1)}
+        row |= {name: round(float(total) / self.steps, 4) for name, total in self.sums.items()}
+        self.since, self.sums, self.steps = now, {}, 0
         with self.path.open("a") as file:
             file.write(json.dumps(row) + "\n")
         print(json.dumps(row), flush=True)

@@ -14,11 +14,13 @@ from torch import Tensor
 
 BoxTensor = Float[Tensor, "b 4"]
 
+_EPS = 1e-7  # keeps the quotients of boxes without area finite; others do not feel it
+
 
 def _intersection_and_union(a: BoxTensor, b: BoxTensor) -> tuple[Float[Tensor, "b"], Float[Tensor, "b"]]:
     overlap = (torch.minimum(a[:, 2:], b[:, 2:]) - torch.maximum(a[:, :2], b[:, :2])).clamp(min=0).prod(dim=1)
     areas = [(box[:, 2:] - box[:, :2]).prod(dim=1) for box in (a, b)]
-    return overlap, areas[0] + areas[1] - overlap
+    return overlap, (areas[0] + areas[1] - overlap).clamp(min=_EPS)
 
 
 def _enclosing_size(a: BoxTensor, b: BoxTensor) -> Float[Tensor, "b 2"]:
@@ -26,7 +28,7 @@ def _enclosing_size(a: BoxTensor, b: BoxTensor) -> Float[Tensor, "b 2"]:
 
 
 def iou(a: BoxTensor, b: BoxTensor) -> Float[Tensor, "b"]:
-    """Intersection over union, pair by pair."""
+    """Intersection over union, pair by pair; 0 where a box is empty."""
     overlap, union = _intersection_and_union(a, b)
     return overlap / union
 
@@ -34,21 +36,23 @@ def iou(a: BoxTensor, b: BoxTensor) -> Float[Tensor, "b"]:
 def giou_loss(predicted: BoxTensor, target: BoxTensor) -> Float[Tensor, "b"]:
     """1 - generalised IoU, in [0, 2] (Rezatofighi et al., 2019)."""
     overlap, union = _intersection_and_union(predicted, target)
-    enclosing = _enclosing_size(predicted, target).clamp(min=0).prod(dim=1)
+    enclosing = torch.maximum(_enclosing_size(predicted, target).prod(dim=1), union)
     return 1 - overlap / union + (enclosing - union) / enclosing
 
 
-def ciou_loss(predicted: BoxTensor, target: BoxTensor, eps: float = 1e-7) -> Float[Tensor, "b"]:
-    """1 - complete IoU: distance of centres and difference of aspect count too (Zheng et al., 2020)."""
+def ciou_loss(predicted: BoxTensor, target: BoxTensor) -> Float[Tensor, "b"]:
+    """1 - complete IoU: the distance of the centres counts too, and from an IoU of 0.5 on the difference of aspect
+    (Zheng et al., 2021, equation 11).
+    """
     overlap, union = _intersection_and_union(predicted, target)
-    share = overlap / (union + eps)
-    diagonal = _enclosing_size(predicted, target).square().sum(dim=1) + eps
+    share = overlap / union
+    diagonal = _enclosing_size(predicted, target).square().sum(dim=1).clamp(min=_EPS)
     centres = (predicted[:, :2] + predicted[:, 2:] - target[:, :2] - target[:, 2:]) / 2
-    sizes = [box[:, 2:] - box[:, :2] for box in (predicted, target)]
-    angles = [torch.atan(size[:, 0] / (size[:, 1] + eps)) for size in sizes]
+    sizes = [(box[:, 2:] - box[:, :2]).clamp(min=_EPS) for box in (predicted, target)]
+    angles = [torch.atan2(*size.unbind(1)) for size in sizes]
     aspect = 4 / math.pi**2 * (angles[1] - angles[0]).square()
     with torch.no_grad():
-        weight = aspect / (1 - share + aspect + eps)
+        weight = (share > 0.5) * aspect / (1 - share + aspect).clamp(min=_EPS)
     return 1 - share + centres.square().sum(dim=1) / diagonal + weight * aspect
 
 
@@ -67,22 +71,22 @@ def side_cross_entropy(side_logits: Float[Tensor, "b 4 bins"], box_unit: BoxTens
 def side_divergence(
     student_logits: Float[Tensor, "b 4 bins"], teacher_logits: Float[Tensor, "b 4 bins"]
 ) -> Float[Tensor, ""]:
-    """KL of the student's side distributions from the teacher's: summed over sides, mean over the batch.
+    """KL of the student's side distributions from the teacher's, mean over sides and batch, as in the released code.
 
     Both kinds of head answer with side logits, so this serves dense-to-sparse (paper, section 3.4.1, with the
     marginals of a corner head) and deep-to-shallow distillation (section 3.4.2) alike.
     """
     student = student_logits.log_softmax(dim=-1)
     teacher = teacher_logits.log_softmax(dim=-1)
-    return F.kl_div(student, teacher, log_target=True, reduction="none").sum(dim=(1, 2)).mean()
+    return F.kl_div(student, teacher, log_target=True, reduction="none").sum(dim=-1).mean()
 
 
 def feature_mimicking(
     student: list[Float[Tensor, "b tokens dim"]], teacher: list[Float[Tensor, "b tokens dim"]]
 ) -> Float[Tensor, ""]:
-    """Squared distance between matched layers' tokens, mean over tokens and channels, summed over the pairs."""
+    """Squared distance between matched layers' tokens, mean over tokens, channels and pairs of layers."""
     pairs = zip(student, teacher, strict=True)
-    return torch.stack([F.mse_loss(s, t) for s, t in pairs]).sum()
+    return torch.stack([F.mse_loss(s, t) for s, t in pairs]).mean()
 
 
 def search_grid_targets(

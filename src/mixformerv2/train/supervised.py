@@ -39,7 +39,7 @@ class SupervisedModel(nn.Module):
         self.probe = nn.Sequential(nn.LayerNorm(network.config.dim), nn.Linear(network.config.dim, 5))
 
     def loss(self, batch: Batch, weights: LossWeights) -> tuple[Tensor, dict[str, Tensor]]:
-        """The weighted sum, and its parts and diagnostics, each a scalar.
+        """The weighted sum, and its parts and diagnostics, each a scalar; the batch must hold two targets in sight.
 
         ``side_spread`` is the deviation of the predicted coordinates over the batch, ``token_norm`` the norm of the
         prediction tokens and ``token_distance`` their mutual distance over it: a fall of the first or the last to
