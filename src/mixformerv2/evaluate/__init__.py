@@ -1,0 +1,1 @@
+"""Measuring trackers: metrics and one-pass runs."""
