@@ -198,6 +198,14 @@ def test_a_box_is_never_outside_the_frame_nor_without_size(box_unit: list[float]
         assert w >= 4 and h >= 4
 
 
+@pytest.mark.parametrize(("score", "side"), [(float("nan"), 0.4), (0.9, float("nan")), (0.9, float("inf"))])
+def test_weights_that_answer_without_numbers_are_named(score: float, side: float) -> None:
+    tracker = started(Scripted([score], box_unit=[side, 0.4, 0.6, 0.6]))
+    with pytest.raises(ValueError, match="the network answered with numbers that are not finite"):
+        tracker.update(grey_frame(100))
+    assert np.isfinite(tracker.box).all()
+
+
 def test_a_target_of_two_pixels_can_be_followed() -> None:
     frame = np.zeros((40, 60, 3), np.uint8)
     frame[20:22, 30:32] = 255

@@ -146,6 +146,8 @@ class Tracker:
         window = CropWindow.around(self._box_frame, config.search_factor, search_px, config.published_mapping)
         located = self.backend.search(window.cut(rgb)[None], self._cache)
         score = float(located.score[0])
+        if not np.isfinite([*located.box_unit[0], score]).all():
+            raise ValueError("the network answered with numbers that are not finite: its weights are damaged")
         box_frame = window.to_frame(located.box_unit[0])
         self._box_frame = geometry.clip(box_frame, self._frame_size, self._min_side())
         if self._memory.wants(score):
