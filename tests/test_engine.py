@@ -162,7 +162,7 @@ def test_a_finished_run_started_again_does_nothing(data: Path, init: Path, tmp_p
 @pytest.mark.parametrize(
     ("change", "field"),
     [
-        (dict(batch=4), "batch"),
+        (dict(batch=16), "batch"),
         (dict(optim=dataclasses.replace(RECIPE.optim, lr=1e-3)), "optim"),
         (dict(pairs=PairConfig(absent_share=0.5)), "pairs"),
     ],

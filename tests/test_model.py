@@ -305,12 +305,18 @@ def test_a_config_survives_json(name: str) -> None:
     [
         (dict(dim=66, heads=2), "dim must be a multiple of heads and of 4, got dim 66 and heads 2"),
         (dict(heads=3), "got dim 64 and heads 3"),
+        (dict(heads=0), "got dim 64 and heads 0"),
         (dict(search_px=100), "search_px must be a positive multiple of 16, got 100"),
         (dict(template_px=0), "template_px must be a positive multiple of 16, got 0"),
         (dict(depth=0), "depth must be at least 1"),
         (dict(num_bins=1), "num_bins at least 2"),
         (dict(mlp_ratio=0.0), "mlp_ratio positive"),
-        (dict(box_head="corner", num_bins=72), "a corner head on a 64 px search crop has 16 bins, got 72"),
+        (
+            dict(box_head="corner", score_head=False, num_bins=72),
+            "a quarter of search_px bins, here 16, got 72",
+        ),
+        (dict(box_head="corner", score_head=True), "a corner head goes without a score head"),
+        (dict(box_head="centre"), "box_head must be tokens or corner"),
     ],
 )
 def test_a_network_that_cannot_be_is_refused(change: dict[str, Any], complaint: str) -> None:
