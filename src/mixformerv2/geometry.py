@@ -22,8 +22,6 @@ BoxesLike = ArrayLike | tuple[float, ...]  # checked while running, numpy's own 
 Frame = UInt8[np.ndarray, "height width 3"]
 Crop = UInt8[np.ndarray, "side side 3"]
 
-SIDES = ("left", "top", "right", "bottom")
-
 _HUGE_PX = 4096  # a window wider than this is never laid out in full
 
 

@@ -76,11 +76,10 @@ def open_backend(
             f"{weights} has no graphs beside it for {backend}: make them with "
             f"`mixformerv2 export {weights} FOLDER` and track with that folder, or choose the torch backend"
         )
-    package = {"openvino": "openvino", "onnxruntime": "onnxruntime", "torch": "torch"}[backend]
-    if importlib.util.find_spec(package) is None:
+    if importlib.util.find_spec(backend) is None:  # each is called like its package
         extra = {"torch": "train", "onnxruntime": "onnx"}.get(backend)
-        install = f"pip install 'mixformerv2[{extra}]'" if extra else f"pip install {package}"
-        raise ModuleNotFoundError(f"the {backend} backend needs the package {package}: {install}")
+        install = f"pip install 'mixformerv2[{extra}]'" if extra else f"pip install {backend}"
+        raise ModuleNotFoundError(f"the {backend} backend needs the package {backend}: {install}")
     if backend == "openvino":
         from mixformerv2.runtime.openvino import OpenVINOBackend
 
