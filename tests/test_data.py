@@ -12,7 +12,7 @@ import pytest
 
 from mixformerv2.data.benchmarks import READERS, read_got10k, read_otb
 from mixformerv2.data.coco import read_coco_instances
-from mixformerv2.data.sequence import NumberedFrames, Sequence
+from mixformerv2.data.sequence import ImageFiles, NumberedFrames, Sequence
 
 
 @pytest.fixture
@@ -56,7 +56,9 @@ def test_a_frame_is_rgb_as_stored(tmp_path: Path) -> None:
     red = np.zeros((24, 32, 3), np.uint8)
     red[..., 2] = 255  # OpenCV writes BGR
     cv2.imwrite(str(tmp_path / "red.png"), red)
-    sequence = Sequence("one", (tmp_path / "red.png",), np.array([[0.0, 0.0, 4.0, 4.0]]), np.array([False]))
+    sequence = Sequence(
+        "one", ImageFiles((tmp_path / "red.png",)), np.array([[0.0, 0.0, 4.0, 4.0]]), np.array([False])
+    )
     frame = sequence.frame(0)
     assert frame.shape == (24, 32, 3)
     assert frame.dtype == np.uint8
@@ -66,15 +68,17 @@ def test_a_frame_is_rgb_as_stored(tmp_path: Path) -> None:
 def test_more_boxes_than_frames_is_refused_with_both_counts(tmp_path: Path) -> None:
     boxes_frame = np.array([[0.0, 0.0, 4.0, 4.0]] * 3)
     with pytest.raises(ValueError, match="sequence short has 3 boxes for 2 frames"):
-        Sequence("short", (tmp_path / "1.jpg", tmp_path / "2.jpg"), boxes_frame, np.zeros(3, bool))
+        Sequence(
+            "short", ImageFiles((tmp_path / "1.jpg", tmp_path / "2.jpg")), boxes_frame, np.zeros(3, bool)
+        )
 
 
 @pytest.mark.parametrize("box", [[0, 0, 0, 4], [4, 0, 2, 4], [0, 0, np.nan, 4], [0, 0, np.inf, 4]])
 def test_a_visible_frame_without_a_real_box_is_refused(box: list[float]) -> None:
     boxes_frame = np.array([box], np.float64)
     with pytest.raises(ValueError, match="sequence odd: the box of frame 0 must be finite"):
-        Sequence("odd", (Path("1.jpg"),), boxes_frame, np.array([False]))
-    assert len(Sequence("odd", (Path("1.jpg"),), boxes_frame, np.array([True]))) == 1
+        Sequence("odd", ImageFiles((Path("1.jpg"),)), boxes_frame, np.array([False]))
+    assert len(Sequence("odd", ImageFiles((Path("1.jpg"),)), boxes_frame, np.array([True]))) == 1
 
 
 @pytest.mark.parametrize("content", [None, b"", b"not an image"])
@@ -82,7 +86,7 @@ def test_an_unreadable_frame_is_named(tmp_path: Path, content: bytes | None) -> 
     path = tmp_path / "0001.jpg"
     if content is not None:
         path.write_bytes(content)
-    sequence = Sequence("broken", (path,), np.array([[0.0, 0.0, 4.0, 4.0]]), np.array([False]))
+    sequence = Sequence("broken", ImageFiles((path,)), np.array([[0.0, 0.0, 4.0, 4.0]]), np.array([False]))
     with pytest.raises(ValueError, match=r"0001\.jpg"):
         sequence.frame(0)
 
@@ -146,8 +150,8 @@ def test_otb_david_starts_at_file_0300_whether_or_not_earlier_frames_are_there(
     (tmp_path / "David" / "groundtruth_rect.txt").write_text("129,80,64,78\n" * 471)
     (sequence,) = read_otb(tmp_path)
     assert len(sequence) == 471
-    assert sequence.frame_paths[0].name == "0300.jpg"
-    assert sequence.frame_paths[-1].name == "0770.jpg"
+    assert sequence.frames.paths[0].name == "0300.jpg"
+    assert sequence.frames.paths[-1].name == "0770.jpg"
 
 
 def test_otb_boxes_without_area_mean_an_absent_target(tmp_path: Path) -> None:
@@ -184,7 +188,7 @@ def test_got10k_is_absent_where_flagged_or_covered_entirely_or_without_a_box(tmp
     write_got10k(tmp_path, boxes, absence="0\n1\n0\n0\n", cover="8\n3\n0\n8\n", frames=4)
     (sequence,) = read_got10k(tmp_path, "train")
     assert sequence.name == "GOT-10k_Train_000001"
-    assert sequence.frame_paths[3].name == "00000004.jpg"
+    assert sequence.frames.paths[3].name == "00000004.jpg"
     assert sequence.absent.tolist() == [False, True, True, True]
     assert sequence.boxes_frame[0].tolist() == [2.5, 1.0, 12.5, 6.0]
     assert np.isnan(sequence.boxes_frame[1:]).all()
@@ -298,7 +302,7 @@ def test_the_development_otb_has_eleven_targets_and_4151_frames(development_data
     assert len(sequences) == 11
     assert sum(len(sequence) for sequence in sequences.values()) == 4151
     assert {"Jogging.1", "Jogging.2"} < set(sequences)
-    assert sequences["David"].frame_paths[0].name == "0300.jpg"
+    assert sequences["David"].frames.paths[0].name == "0300.jpg"
     assert sequences["David"].boxes_frame[0].tolist() == [128, 79, 192, 157]
     assert not any(sequence.absent.any() for sequence in sequences.values())
     assert sequences["David"].frame(470).shape == (240, 320, 3)

@@ -23,7 +23,7 @@ from mixformerv2.data.pairs import (
     still_pairs,
     video_pairs,
 )
-from mixformerv2.data.sequence import Sequence
+from mixformerv2.data.sequence import ImageFiles, Sequence
 
 WIDTH, HEIGHT = 48, 40
 BOX = (10, 12, 30, 32)  # 20 px a side
@@ -150,7 +150,9 @@ def test_a_bank_of_a_video_masks_the_box_and_leaves_absent_frames_without_one(tm
     for path in paths:
         cv2.imwrite(str(path), np.zeros((8, 12, 3), np.uint8))
     boxes_frame = np.array([[-2.0, 1.2, 3.4, 4.0], [1.0, 1.0, 4.0, 4.0], [8.0, 5.0, 14.0, 9.0]])
-    bank = ImageBank.of_sequence(Sequence("clip", paths, boxes_frame, np.array([False, True, False])))
+    bank = ImageBank.of_sequence(
+        Sequence("clip", ImageFiles(paths), boxes_frame, np.array([False, True, False]))
+    )
     masks = bank.rgbm[:, 3]
     assert masks[0].nonzero().amin(0).tolist() == [1, 0] and masks[0].nonzero().amax(0).tolist() == [3, 2]
     assert not masks[1].any() and bank.boxes_frame[1].isnan().all()

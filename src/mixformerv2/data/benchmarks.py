@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Bool, Float
 
-from mixformerv2.data.sequence import NumberedFrames, Sequence, has_area
+from mixformerv2.data.sequence import ImageFiles, NumberedFrames, Sequence, has_area
 
 # The folders of these sequences hold more frames than are annotated; the benchmark's page gives the ranges.
 OTB_ANNOTATED_FRAMES = {
@@ -91,7 +91,7 @@ def _sequence(
     no_box = ~has_area(boxes_frame)
     absent = no_box if absent is None else absent | no_box
     boxes_frame[absent] = np.nan
-    return Sequence(name, frames, boxes_frame, absent)
+    return Sequence(name, ImageFiles(frames), boxes_frame, absent)
 
 
 def _read_rows(path: Path, columns: int) -> Float[np.ndarray, "rows columns"]:

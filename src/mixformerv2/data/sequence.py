@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import collections.abc
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import overload
+from typing import Protocol, overload, runtime_checkable
 
 import cv2
 import numpy as np
@@ -80,23 +81,75 @@ class NumberedFrames(collections.abc.Sequence[Path]):
         return self.folder / f"{number:0{self.digits}d}{self.suffix}"
 
 
+@runtime_checkable
+class Frames(Protocol):
+    """The pictures of a sequence; nothing is decoded before it is asked for."""
+
+    def __len__(self) -> int: ...
+
+    def read(self, index: int) -> UInt8[np.ndarray, "h w 3"]:
+        """RGB. Raises ValueError, naming the file, if it cannot be read."""
+
+    def place(self, index: int) -> str:
+        """Where the picture lies, for messages."""
+
+
+@runtime_checkable
+class Masks(Protocol):
+    """The pixels of the target, frame by frame."""
+
+    def read(self, index: int) -> Bool[np.ndarray, "h w"]:
+        """As large as the frame. Raises ValueError, naming the file, if it cannot be read."""
+
+
+@dataclass(frozen=True)
+class ImageFiles:
+    """One image file a frame."""
+
+    paths: collections.abc.Sequence[Path]
+    """a tuple, or made on demand"""
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def read(self, index: int) -> UInt8[np.ndarray, "h w 3"]:
+        return read_rgb(self.paths[index])
+
+    def place(self, index: int) -> str:
+        return str(self.paths[index])
+
+
 @dataclass(frozen=True, eq=False)
 class Sequence:
-    """One target in one video. Raises ValueError where boxes, flags and frames do not fit together."""
+    """One target in one video, or in one still image: a sequence of one frame.
+
+    Raises ValueError where boxes, flags and frames do not fit together.
+    """
 
     name: str
-    frame_paths: collections.abc.Sequence[Path]
-    """one image file per frame: a tuple, or made on demand"""
+    frames: Frames
     boxes_frame: Float[np.ndarray, "frames 4"]
     """xyxy, continuous edges, frame px, first pixel from 0 to 1, float64; nan where there is no box"""
     absent: Bool[np.ndarray, " frames"]
     """target not visible, or no box known"""
+    occluded: Bool[np.ndarray, " frames"] | None = None
+    """target hidden in part or whole; None where the dataset does not say"""
+    out_of_view: Bool[np.ndarray, " frames"] | None = None
+    """target outside the picture; None where the dataset does not say"""
+    masks: Masks | None = None
+    """None where only boxes are annotated"""
 
     def __post_init__(self) -> None:
-        for what, rows in (("boxes", self.boxes_frame), ("absence flags", self.absent)):
-            if len(rows) != len(self.frame_paths):
+        rows = {
+            "boxes": self.boxes_frame,
+            "absence flags": self.absent,
+            "occlusion flags": self.occluded,
+            "out-of-view flags": self.out_of_view,
+        }
+        for what, per_frame in rows.items():
+            if per_frame is not None and len(per_frame) != len(self.frames):
                 raise ValueError(
-                    f"sequence {self.name} has {len(rows)} {what} for {len(self.frame_paths)} frames"
+                    f"sequence {self.name} has {len(per_frame)} {what} for {len(self.frames)} frames"
                 )
         broken = np.flatnonzero(~has_area(self.boxes_frame) & ~self.absent)
         if len(broken):
@@ -106,11 +159,32 @@ class Sequence:
             )
 
     def __len__(self) -> int:
-        return len(self.frame_paths)
+        return len(self.frames)
 
     def frame(self, index: int) -> UInt8[np.ndarray, "h w 3"]:
         """RGB. Raises ValueError, naming the file, if it cannot be read."""
-        return read_rgb(self.frame_paths[index])
+        return self.frames.read(index)
+
+
+@dataclass(frozen=True)
+class LazySequences(collections.abc.Sequence[Sequence]):
+    """The sequences of a dataset, their files opened one by one when asked for: a large dataset has thousands."""
+
+    names: tuple[str, ...]
+    load: Callable[[str], Sequence]
+    """raises ValueError, naming the sequence, if it is incomplete"""
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    @overload
+    def __getitem__(self, index: int) -> Sequence: ...
+    @overload
+    def __getitem__(self, index: slice) -> LazySequences: ...
+    def __getitem__(self, index: int | slice) -> Sequence | LazySequences:
+        if isinstance(index, slice):
+            return LazySequences(self.names[index], self.load)
+        return self.load(self.names[index])
 
 
 def has_area(boxes: Float[np.ndarray, "*rows 4"]) -> Bool[np.ndarray, "*rows"]:
