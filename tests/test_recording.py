@@ -136,13 +136,13 @@ class Stopping(FrameSource):
         self._after, self._event = after, event
         super().__init__("stopping", num_frames=NUM_FRAMES)
 
-    def _raw_frames(self) -> Iterator[Frame]:
+    def raw_frames(self) -> Iterator[Frame]:
         for index in range(NUM_FRAMES):
             if index == self._after:
                 raise self._event
             yield tiny.square_frame(index)
 
-    def _to_rgb(self, raw: Frame) -> Frame:
+    def to_rgb(self, raw: Frame) -> Frame:
         return raw
 
     def _release(self) -> None:

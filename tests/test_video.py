@@ -173,7 +173,7 @@ def test_a_stream_that_breaks_off_gives_the_frames_that_it_still_held(tmp_path: 
 
     with av.open(str(make_video(tmp_path / "a.mp4"))) as container:
         source = video.VideoSource("a.mp4", container, container.streams.video[0])
-        source._container = BreaksOff(container)  # type: ignore[assignment]
+        source.container = BreaksOff(container)  # type: ignore[assignment]
         assert len(list(source)) == 20
     assert source.warning == "a.mp4 is cut off: it ended after 20 frames of about 60"
 

@@ -14,14 +14,15 @@ from contextlib import contextmanager, suppress
 from fractions import Fraction
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import av
 import cv2
 import numpy as np
 import numpy.typing as npt
-from av.container import InputContainer
-from av.stream import Disposition
+
+if TYPE_CHECKING:  # imported where a video is opened: images and arrays are read without PyAV
+    import av
+    from av.container import InputContainer
 
 Frame = npt.NDArray[np.uint8]
 
@@ -48,15 +49,15 @@ class FrameSource(ABC):
         self.num_frames = num_frames
         self.start_frame = 0
         self.warning: str | None = None
-        self._raw = self._raw_frames()
+        self._raw = self.raw_frames()
         self._first: Frame | None = None
 
     @abstractmethod
-    def _raw_frames(self) -> Iterator[Any]:
+    def raw_frames(self) -> Iterator[Any]:
         """Frames before conversion, so that those before `start_frame` cost as little as possible."""
 
     @abstractmethod
-    def _to_rgb(self, raw: Any) -> Frame: ...
+    def to_rgb(self, raw: Any) -> Frame: ...
 
     @abstractmethod
     def _release(self) -> None: ...
@@ -74,7 +75,7 @@ class FrameSource(ABC):
                     f"start_frame must be below {index}, as many frames {self.name} has, got {start_frame}"
                 )
         self.start_frame = start_frame
-        self._first = self._to_rgb(raw)
+        self._first = self.to_rgb(raw)
 
     def __iter__(self) -> Iterator[Frame]:
         return self
@@ -83,7 +84,7 @@ class FrameSource(ABC):
         if self._first is not None:
             first, self._first = self._first, None
             return first
-        return self._to_rgb(next(self._raw))
+        return self.to_rgb(next(self._raw))
 
     def close(self) -> None:
         """Let go of the file, camera or connection; iteration is over. A second call does nothing."""
@@ -132,7 +133,7 @@ def _find(source: str | Path | int) -> FrameSource:
             raise ValueError(
                 f"address must begin with one of {', '.join(URL_SCHEMES)}, got {_without_password(text)}"
             )
-        return _open_video(text, name=_without_password(text), is_url=True)
+        return open_video(text, name=_without_password(text), is_url=True)
     if os.path.isdir(source) and text:
         images = [path for path in Path(source).iterdir() if _is_image(path)]
         if not images:
@@ -140,7 +141,7 @@ def _find(source: str | Path | int) -> FrameSource:
         return ImageSource(Path(source).resolve().name, images)
     if os.path.isfile(source):
         path = Path(source)
-        return ImageSource(path.name, [path]) if _is_image(path) else _open_video(text, name=path.name)
+        return ImageSource(path.name, [path]) if _is_image(path) else open_video(text, name=path.name)
     if glob.has_magic(text):
         matches = [Path(match) for match in glob.glob(text, recursive=True)]
         images = [path for path in matches if _is_image(path) and path.is_file()]
@@ -159,10 +160,10 @@ class ImageSource(FrameSource):
         self._paths = sorted(paths, key=_natural_order)
         super().__init__(name, num_frames=len(paths))
 
-    def _raw_frames(self) -> Iterator[Path]:
+    def raw_frames(self) -> Iterator[Path]:
         return iter(self._paths)
 
-    def _to_rgb(self, raw: Path) -> Frame:
+    def to_rgb(self, raw: Path) -> Frame:
         return read_image(raw)
 
     def _release(self) -> None:
@@ -191,28 +192,32 @@ class VideoSource(FrameSource):
     """A file or stream decoded by FFmpeg. Damaged packets are skipped, and at the end `warning` says so."""
 
     def __init__(self, name: str, container: InputContainer, stream: av.VideoStream) -> None:
-        self._container = container
-        self._stream = stream
+        self.container = container
+        self.stream = stream
         self._broke_off = False
         self._declared_s = _declared_seconds(container, stream)
         fps = _plausible_fps(stream.average_rate)
         num_frames = stream.frames or (round(self._declared_s * fps) if self._declared_s else None)
         super().__init__(name, fps, num_frames)
 
-    def _packets(self) -> Iterator[av.Packet | None]:
+    def packets(self) -> Iterator[av.Packet | None]:
+        import av
+
         try:
-            yield from self._container.demux(self._stream)
+            yield from self.container.demux(self.stream)
         except av.FFmpegError:
             self._broke_off = True
             yield None  # empties the decoder, as the packet at a proper end does
 
-    def _raw_frames(self) -> Iterator[av.VideoFrame]:
+    def raw_frames(self) -> Iterator[av.VideoFrame]:
+        import av
+
         num_frames = num_damaged = 0
-        tick_s = self._stream.time_base or Fraction(0)
+        tick_s = self.stream.time_base or Fraction(0)
         end_s = 0.0
-        for packet in self._packets():
+        for packet in self.packets():
             try:
-                frames = self._stream.decode(packet)
+                frames = self.stream.decode(packet)
             except av.FFmpegError:
                 # A live stream is joined between key frames: what comes before the first frame is no damage.
                 num_damaged += num_frames > 0
@@ -233,14 +238,14 @@ class VideoSource(FrameSource):
         elif num_damaged:
             self.warning = f"{self.name} is damaged (flaws found: {num_damaged}): {num_frames} frames decoded"
 
-    def _to_rgb(self, raw: av.VideoFrame) -> Frame:
+    def to_rgb(self, raw: av.VideoFrame) -> Frame:
         frame = raw.to_ndarray(format="rgb24")
         turn = _TURNS[round(raw.rotation / 90) % 4]
         # FFmpeg pads the rows of widths that do not suit its vector code.
         return np.ascontiguousarray(frame if turn is None else cv2.rotate(frame, turn), np.uint8)
 
     def _release(self) -> None:
-        self._container.close()
+        self.container.close()
 
 
 # Quarter turns counterclockwise, as FFmpeg counts them.
@@ -249,7 +254,10 @@ _TURNS = (None, cv2.ROTATE_90_COUNTERCLOCKWISE, cv2.ROTATE_180, cv2.ROTATE_90_CL
 _TEXT_CODECS = {"ansi", "bintext", "idf", "xbin"}
 
 
-def _open_video(address: str, name: str, is_url: bool = False) -> VideoSource:
+def open_video(address: str, name: str, is_url: bool = False) -> VideoSource:
+    import av
+    from av.stream import Disposition
+
     shown = name if is_url else address
     options = {"rtsp_transport": "tcp"} if is_url and address.lower().startswith("rtsp") else {}
     try:
@@ -257,12 +265,10 @@ def _open_video(address: str, name: str, is_url: bool = False) -> VideoSource:
     except (av.error.ExitError, av.error.TimeoutError) as error:
         raise ValueError(f"{shown} did not answer within {URL_TIMEOUT_S:g} s") from error
     except av.FFmpegError as error:
-        wrong = "cannot be opened" if is_url else "is not a video that can be read"
-        right = (
-            "a running stream"
-            if is_url
-            else "a whole video file (this one may be cut off or of another kind)"
-        )
+        wrong, right = "cannot be opened", "a running stream"
+        if not is_url:
+            wrong = "is not a video that can be read"
+            right = "a whole video file (this one may be cut off or of another kind)"
         raise ValueError(f"{shown} {wrong} ({error.strerror}): the source must be {right}") from error
     # The cover picture of a song is a video stream too, of one frame.
     streams = [each for each in container.streams.video if not each.disposition & Disposition.attached_pic]
@@ -278,15 +284,14 @@ def _open_video(address: str, name: str, is_url: bool = False) -> VideoSource:
 def _declared_seconds(container: InputContainer, stream: av.VideoStream) -> float | None:
     """How long the file says that its pictures last; None where it does not say."""
     if container.format.name == "avi" and stream.frames and stream.average_rate:
-        return float(
-            stream.frames / stream.average_rate
-        )  # its duration is guessed from the bytes that are left
+        # Its duration is guessed from the bytes that are left.
+        return float(stream.frames / stream.average_rate)
     if stream.duration and stream.time_base:
         return float(stream.duration * stream.time_base)
     if tag := re.fullmatch(r"(\d+):(\d+):(\d+(?:\.\d+)?)", stream.metadata.get("DURATION", "")):  # Matroska
         return int(tag[1]) * 3600 + int(tag[2]) * 60 + float(tag[3])
     if container.duration and len(container.streams) == 1:
-        return container.duration / av.time_base
+        return container.duration / 1_000_000  # FFmpeg counts in microseconds
     return None
 
 
@@ -297,7 +302,7 @@ class CameraSource(FrameSource):
         self._capture = capture
         super().__init__(f"camera {number}", _plausible_fps(capture.get(cv2.CAP_PROP_FPS)))
 
-    def _raw_frames(self) -> Iterator[npt.NDArray[Any]]:
+    def raw_frames(self) -> Iterator[npt.NDArray[Any]]:
         num_frames = 0
         while True:
             delivered, frame = self._capture.read()
@@ -307,7 +312,7 @@ class CameraSource(FrameSource):
             num_frames += 1
             yield frame
 
-    def _to_rgb(self, raw: npt.NDArray[Any]) -> Frame:
+    def to_rgb(self, raw: npt.NDArray[Any]) -> Frame:
         return as_rgb_uint8(raw, channels="bgr")
 
     def _release(self) -> None:
@@ -345,11 +350,8 @@ def as_rgb_uint8(frame: Any, channels: str = "rgb") -> Frame:
     pixels = _eight_bit(array)
     if pixels.shape[2] == 3 and channels == "rgb":
         return pixels
-    conversions = {
-        1: cv2.COLOR_GRAY2RGB,
-        3: cv2.COLOR_BGR2RGB,
-        4: cv2.COLOR_RGBA2RGB if channels == "rgb" else cv2.COLOR_BGRA2RGB,
-    }
+    drop_alpha = cv2.COLOR_RGBA2RGB if channels == "rgb" else cv2.COLOR_BGRA2RGB
+    conversions = {1: cv2.COLOR_GRAY2RGB, 3: cv2.COLOR_BGR2RGB, 4: drop_alpha}
     return np.asarray(cv2.cvtColor(pixels, conversions[pixels.shape[2]]), np.uint8)
 
 

@@ -1,116 +1,199 @@
-"""Readers of tracking datasets in the layouts as published: files become `Sequence` here and nowhere later.
+"""The published dataset layouts by name: who reads each, and how its folder is recognised.
 
-A new dataset is one function that finds its frames and text files, and one line in `READERS`.
+A new dataset is one function in `readers` that finds its frames and annotation, and its lines in the two tables here.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-import numpy as np
-from jaxtyping import Bool, Float
+from mixformerv2.data.readers.annotation import FIRST_PIXEL
+from mixformerv2.data.readers.coco import looks_like_coco, read_coco
+from mixformerv2.data.readers.davis import looks_like_davis, read_davis
+from mixformerv2.data.readers.got10k import (
+    looks_like_got10k,
+    looks_like_trackingnet,
+    read_got10k,
+    read_trackingnet,
+)
+from mixformerv2.data.readers.lasot import (
+    looks_like_lasot,
+    looks_like_lasot_ext,
+    looks_like_tnl2k,
+    looks_like_vasttrack,
+    read_lasot,
+    read_lasot_ext,
+    read_tnl2k,
+    read_vasttrack,
+)
+from mixformerv2.data.readers.nfs import looks_like_nfs, read_nfs
+from mixformerv2.data.readers.otb import looks_like_otb, looks_like_uav123, read_otb, read_uav123
+from mixformerv2.data.readers.vot import looks_like_vot, read_vot
+from mixformerv2.data.sequence import Sequences
 
-from mixformerv2.data.sequence import ImageFiles, NumberedFrames, Sequence, has_area
+__all__ = ["FIRST_PIXEL", "LAYOUTS", "READERS", "Layout", "Reader", "read_otb"]
 
-# The folders of these sequences hold more frames than are annotated; the benchmark's page gives the ranges.
-OTB_ANNOTATED_FRAMES = {
-    "David": range(300, 771),
-    "Diving": range(1, 216),
-    "Football1": range(1, 75),
-    "Freeman3": range(1, 461),
-    "Freeman4": range(1, 284),
-}
+Reader = Callable[[Path], Sequences]
 
-
-def read_otb(root: Path | str) -> list[Sequence]:
-    """OTB100, or any part of it: `root/Car4/img/0001.jpg` and `root/Car4/groundtruth_rect.txt`.
-
-    A folder with several ground truth files gives one sequence per target: Jogging.1, Jogging.2.
-    Raises ValueError if `root` has another layout or a sequence is incomplete.
-    """
-    folders = sorted(path.parent for path in Path(root).glob("*/img"))
-    if not folders:
-        raise ValueError(f"no OTB sequences in {root}: expected folders like {Path(root) / 'Car4' / 'img'}")
-    return [sequence for folder in folders for sequence in _otb_targets(folder)]
-
-
-def _otb_targets(folder: Path) -> list[Sequence]:
-    targets = [re.fullmatch(r"groundtruth_rect(\.\d+)?\.txt", path.name) for path in sorted(folder.iterdir())]
-    files = {match[0]: match[1] or "" for match in targets if match}
-    if not files:
-        raise ValueError(f"no ground truth in {folder}: expected {folder / 'groundtruth_rect.txt'}")
-    frames = NumberedFrames.find(folder / "img", only=OTB_ANNOTATED_FRAMES.get(folder.name))
-    return [
-        _sequence(
-            folder.name + (suffix if len(files) > 1 else ""),
-            frames,
-            # The files count pixels from 1.
-            _read_rows(folder / file, columns=4) - [1, 1, 0, 0],
-        )
-        for file, suffix in files.items()
-    ]
-
-
-def read_got10k(root: Path | str, split: str) -> list[Sequence]:
-    """GOT-10k, `split` "train" or "val", in the order of its list: `root/train/list.txt` and the folders named there.
-
-    Absent are the frames flagged so and those whose target is covered entirely (cover label 0).
-    Raises ValueError if `root` has another layout or a sequence is incomplete.
-    """
-    if split not in ("train", "val"):
-        # Of the test split only the first boxes are public: its scores come from the benchmark's server.
-        raise ValueError(f"split must be 'train' or 'val', got {split!r}")
-    listing = Path(root) / split / "list.txt"
-    if not listing.is_file():
-        raise ValueError(f"no GOT-10k in {root}: expected {listing}, with the sequence folders beside it")
-    return [_got10k_sequence(listing.parent / name) for name in listing.read_text().split()]
-
-
-def _got10k_sequence(folder: Path) -> Sequence:
-    absence = _read_rows(folder / "absence.label", columns=1)[:, 0]
-    cover = _read_rows(folder / "cover.label", columns=1)[:, 0]
-    boxes = _read_rows(folder / "groundtruth.txt", columns=4)
-    frames = NumberedFrames.find(folder)
-    for what, rows in (("absence labels", absence), ("cover labels", cover)):
-        if len(rows) != len(boxes):
-            raise ValueError(f"sequence {folder.name} has {len(rows)} {what} for {len(boxes)} boxes")
-    return _sequence(folder.name, frames, boxes, absent=(absence == 1) | (cover == 0))
-
-
-def _sequence(
-    name: str,
-    frames: NumberedFrames,
-    boxes_xywh: Float[np.ndarray, "frames 4"],
-    absent: Bool[np.ndarray, " frames"] | None = None,
-) -> Sequence:
-    """Boxes as the datasets write them, counted from 0; those without area mean an absent target too."""
-    boxes_frame = np.concatenate([boxes_xywh[:, :2], boxes_xywh[:, :2] + boxes_xywh[:, 2:]], axis=1)
-    no_box = ~has_area(boxes_frame)
-    absent = no_box if absent is None else absent | no_box
-    boxes_frame[absent] = np.nan
-    return Sequence(name, ImageFiles(frames), boxes_frame, absent)
-
-
-def _read_rows(path: Path, columns: int) -> Float[np.ndarray, "rows columns"]:
-    """The numbers in a text file, separated by commas, tabs or spaces; blank lines do not count."""
-    if not path.is_file():
-        raise ValueError(f"the file {path} is missing")
-    rows = [line.split() for line in path.read_text().replace(",", " ").splitlines() if line.strip()]
-    for number, row in enumerate(rows, 1):
-        if len(row) != columns:
-            raise ValueError(f"{path}: row {number} must have {columns} numbers, got {' '.join(row)!r}")
-    try:
-        return np.array(rows, np.float64).reshape(-1, columns)
-    except ValueError as error:
-        raise ValueError(f"{path} must hold numbers only: {error}") from error
-
-
-READERS: dict[str, Callable[[Path], list[Sequence]]] = {
+READERS: dict[str, Reader] = {
     "otb": read_otb,
     "got10k-train": partial(read_got10k, split="train"),
     "got10k-val": partial(read_got10k, split="val"),
+    "got10k-test": partial(read_got10k, split="test"),
+    "got10k-train-vot": partial(read_got10k, split="train-vot"),
+    "got10k-val-vot": partial(read_got10k, split="val-vot"),
+    "lasot": read_lasot,
+    "lasot-train": partial(read_lasot, split="train"),
+    "lasot-test": partial(read_lasot, split="test"),
+    "lasot-ext": read_lasot_ext,
+    "trackingnet-train": partial(read_trackingnet, split="train"),
+    "trackingnet-test": partial(read_trackingnet, split="test"),
+    "coco": read_coco,
+    "coco-val": partial(read_coco, split="val"),
+    "tnl2k": read_tnl2k,
+    "tnl2k-train": partial(read_tnl2k, split="train"),
+    "tnl2k-test": partial(read_tnl2k, split="test"),
+    "uav123": read_uav123,
+    "nfs30": partial(read_nfs, fps=30),
+    "nfs240": partial(read_nfs, fps=240),
+    "vot": read_vot,
+    "vasttrack": read_vasttrack,
+    "vasttrack-train": partial(read_vasttrack, split="train"),
+    "vasttrack-test": partial(read_vasttrack, split="test"),
+    "davis": read_davis,
+    "davis-2016-train": partial(read_davis, year="2016", split="train"),
+    "davis-2016-val": partial(read_davis, year="2016", split="val"),
+    "davis-2017-train": partial(read_davis, year="2017", split="train"),
+    "davis-2017-val": partial(read_davis, year="2017", split="val"),
 }
-"""Dataset name -> the function that reads it from its root folder."""
+"""Dataset name -> the function that reads it from its root folder, in the layout as published.
+
+A reader opens the list or looks at the names of folders; boxes and frames are opened when a sequence is asked for.
+Pixels are counted as in `FIRST_PIXEL`.
+"""
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How the files of one dataset lie in a folder."""
+
+    kind: str
+    """its key in `LAYOUTS`"""
+    reader: Reader
+    """what training reads from such a folder"""
+    recognise: Callable[[Path], bool]
+    """whether a folder looks like it, from a few file names"""
+    what: str
+    """the files that are expected, in one line"""
+    parts: tuple[str, ...]
+    """names in `READERS` that together read all of such a folder, none of it twice"""
+    only_for_tests: bool = False
+    """whether it is a benchmark without a training part: who trains on it cannot be measured on it"""
+
+
+LAYOUTS: dict[str, Layout] = {
+    layout.kind: layout
+    for layout in (
+        Layout(
+            "coco",
+            READERS["coco"],
+            looks_like_coco,
+            "annotations.json and images/, or annotations/instances_train2017.json and train2017/",
+            ("coco", "coco-val"),
+        ),
+        Layout(
+            "davis",
+            READERS["davis"],
+            looks_like_davis,
+            "JPEGImages/480p/bear/00000.jpg and Annotations/480p/bear/00000.png",
+            ("davis",),
+        ),
+        Layout(
+            "got10k",
+            READERS["got10k-train"],
+            looks_like_got10k,
+            "train/list.txt and train/GOT-10k_Train_000001/ with frames, groundtruth.txt and labels",
+            ("got10k-train", "got10k-val", "got10k-test"),
+        ),
+        Layout(
+            "lasot-ext",
+            READERS["lasot-ext"],
+            looks_like_lasot_ext,
+            "atv/atv-1/img/00000001.jpg and atv/atv-1/groundtruth.txt",
+            ("lasot-ext",),
+            only_for_tests=True,
+        ),
+        Layout(
+            "lasot",
+            READERS["lasot-train"],
+            looks_like_lasot,
+            "airplane/airplane-1/img/00000001.jpg and airplane/airplane-1/groundtruth.txt",
+            ("lasot",),
+        ),
+        Layout(
+            "vasttrack",
+            READERS["vasttrack-train"],
+            looks_like_vasttrack,
+            "Actor/Actor-3/imgs/00001.jpg and Actor/Actor-3/Groundtruth.txt",
+            ("vasttrack",),
+        ),
+        Layout(
+            "tnl2k",
+            READERS["tnl2k-train"],
+            looks_like_tnl2k,
+            "NAME/imgs/ with images and NAME/groundtruth.txt",
+            ("tnl2k",),
+        ),
+        Layout(
+            "trackingnet",
+            READERS["trackingnet-train"],
+            looks_like_trackingnet,
+            "TRAIN_0/anno/NAME.txt and TRAIN_0/frames/NAME/0.jpg",
+            ("trackingnet-train", "trackingnet-test"),
+        ),
+        Layout(
+            "uav123",
+            READERS["uav123"],
+            looks_like_uav123,
+            "data_seq/UAV123/bike1/000001.jpg and anno/UAV123/bike1.txt",
+            ("uav123",),
+            only_for_tests=True,
+        ),
+        Layout(
+            "nfs30",
+            READERS["nfs30"],
+            partial(looks_like_nfs, fps=30),
+            "car/30/car/00001.jpg and car/30/car.txt",
+            ("nfs30", "nfs240"),
+            only_for_tests=True,
+        ),
+        Layout(
+            "nfs240",
+            READERS["nfs240"],
+            partial(looks_like_nfs, fps=240),
+            "car/240/car/00001.jpg and car/240/car.txt",
+            ("nfs240",),
+            only_for_tests=True,
+        ),
+        Layout(
+            "vot",
+            READERS["vot"],
+            looks_like_vot,
+            "list.txt, bag/color/00000001.jpg and bag/groundtruth.txt",
+            ("vot",),
+            only_for_tests=True,
+        ),
+        Layout(
+            "otb",
+            READERS["otb"],
+            looks_like_otb,
+            "Car4/img/0001.jpg and Car4/groundtruth_rect.txt",
+            ("otb",),
+            only_for_tests=True,
+        ),
+    )
+}
+"""Layout kind -> how to recognise and read it. Each folder is of one kind at most."""

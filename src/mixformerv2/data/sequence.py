@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import collections.abc
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol, overload, runtime_checkable
+from typing import TYPE_CHECKING, Protocol, overload, runtime_checkable
 
 import cv2
 import numpy as np
@@ -167,7 +167,9 @@ class Sequence:
 
 
 @dataclass(frozen=True)
-class LazySequences(collections.abc.Sequence[Sequence]):
+class LazySequences(
+    collections.abc.Sequence
+):  # bare: else a type checker at run time opens one to look at it
     """The sequences of a dataset, their files opened one by one when asked for: a large dataset has thousands."""
 
     names: tuple[str, ...]
@@ -185,6 +187,17 @@ class LazySequences(collections.abc.Sequence[Sequence]):
         if isinstance(index, slice):
             return LazySequences(self.names[index], self.load)
         return self.load(self.names[index])
+
+    def __iter__(self) -> Iterator[Sequence]:
+        # Not the inherited one, which takes an IndexError inside a loader for the end of the list.
+        return (self.load(name) for name in self.names)
+
+
+if TYPE_CHECKING:
+    Sequences = collections.abc.Sequence[Sequence]
+else:
+    # What readers return. A type checked at run time must not name the items: the check would open one.
+    Sequences = collections.abc.Sequence
 
 
 def has_area(boxes: Float[np.ndarray, "*rows 4"]) -> Bool[np.ndarray, "*rows"]:

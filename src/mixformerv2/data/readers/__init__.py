@@ -1,0 +1,1 @@
+"""One reader per published dataset layout: files become `Sequence` here and nowhere later."""
