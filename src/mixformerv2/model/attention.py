@@ -75,6 +75,7 @@ class Block(nn.Module):
         self.attn = MixedAttention(dim, heads)
         self.norm2 = nn.LayerNorm(dim, eps=1e-6)
         self.mlp = Mlp(dim, int(dim * mlp_ratio))
+        self.branch_scale = 1.0  # of both residual branches: below 1 while the block fades out
 
     def encode_templates(
         self, tokens: Float[Tensor, "b tokens dim"]
@@ -131,5 +132,8 @@ class Block(nn.Module):
     def _residual(
         self, tokens: Float[Tensor, "b tokens dim"], attended: Float[Tensor, "b tokens dim"]
     ) -> Float[Tensor, "b tokens dim"]:
-        tokens = tokens + attended
-        return tokens + self.mlp(self.norm2(tokens))
+        tokens = tokens + self._faded(attended)
+        return tokens + self._faded(self.mlp(self.norm2(tokens)))
+
+    def _faded(self, branch: Float[Tensor, "b tokens dim"]) -> Float[Tensor, "b tokens dim"]:
+        return branch if self.branch_scale == 1.0 else self.branch_scale * branch

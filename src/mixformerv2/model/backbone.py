@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Num
@@ -60,35 +62,59 @@ class Backbone(nn.Module):
             Block(config.dim, config.heads, config.mlp_ratio) for _ in range(config.depth)
         )
 
-    def encode_templates(
+    def template_tokens(
         self, template: Num[Tensor, "b side side 3"], online: Num[Tensor, "b online side side 3"]
-    ) -> TemplateCache:
-        """Keys and values of the fixed and the online templates, once per template change."""
-        b = template.shape[0]
+    ) -> Float[Tensor, "b tokens dim"]:
+        """What enters the first block of the templates, the fixed one first."""
         crops = torch.cat([template[:, None], online], dim=1)
         tokens = self.patch_embed(crops.flatten(0, 1)) + self.positions_template
-        tokens = tokens.reshape(b, -1, tokens.shape[-1])
+        return tokens.reshape(template.shape[0], -1, tokens.shape[-1])
+
+    def search_tokens(self, crop: Num[Tensor, "b side side 3"]) -> Float[Tensor, "b tokens dim"]:
+        """What enters the first block of the search crop."""
+        return self.patch_embed(crop) + self.positions_search
+
+    def constant_tokens(self) -> Float[Tensor, "1 4 dim"] | None:
+        """The prediction tokens that enter the first block behind the search tokens, where there are any."""
+        if self.prediction_tokens is None:
+            return None
+        return self.prediction_tokens + self.prediction_positions
+
+    def encode_templates(
+        self,
+        template: Num[Tensor, "b side side 3"],
+        online: Num[Tensor, "b online side side 3"],
+        blocks: Sequence[nn.Module] | None = None,
+    ) -> TemplateCache:
+        """Keys and values of the fixed and the online templates, once per template change.
+
+        ``blocks`` take the place of the trunk's own, here and in ``search``.
+        """
+        blocks = list(self.blocks) if blocks is None else blocks
+        tokens = self.template_tokens(template, online)
         cache = []
-        for block in self.blocks[:-1]:
+        for block in blocks[:-1]:
             tokens, keys_values = block.encode_templates(tokens)
             cache.append(keys_values)
-        cache.append(self.blocks[-1].template_keys_values(tokens))
+        cache.append(blocks[-1].template_keys_values(tokens))
         return tuple(cache)
 
     def search(
-        self, crop: Num[Tensor, "b side side 3"], cache: TemplateCache
+        self,
+        crop: Num[Tensor, "b side side 3"],
+        cache: TemplateCache,
+        blocks: Sequence[nn.Module] | None = None,
     ) -> list[Float[Tensor, "b tokens dim"]]:
         """Search tokens followed by prediction tokens after every block.
 
         The last entry holds only what the head reads: the four prediction tokens where there are any.
         """
-        tokens = self.patch_embed(crop) + self.positions_search
-        constant, wanted = None, None
-        if self.prediction_tokens is not None:
-            constant, wanted = self.prediction_tokens + self.prediction_positions, 4
+        blocks = list(self.blocks) if blocks is None else blocks
+        tokens, constant = self.search_tokens(crop), self.constant_tokens()
+        wanted = None if constant is None else constant.shape[1]
         features = []
-        for index, (block, templates) in enumerate(zip(self.blocks, cache, strict=True)):
-            last = index == len(self.blocks) - 1
+        for index, (block, templates) in enumerate(zip(blocks, cache, strict=True)):
+            last = index == len(blocks) - 1
             tokens = block.search(
                 tokens,
                 templates,

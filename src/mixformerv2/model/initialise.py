@@ -91,30 +91,72 @@ def from_vit_s(
     return network
 
 
-def shrink_mlp(
-    wide: dict[str, Tensor], inputs: Float[Tensor, "b tokens dim"], hidden: int
-) -> dict[str, Tensor]:
+def shrink_mlp(wide: dict[str, Tensor], inputs: Float[Tensor, "*rows dim"], hidden: int) -> dict[str, Tensor]:
     """The ``hidden`` most important units of a wide MLP, with the second layer refitted on ``inputs``.
 
-    Importance is what a unit's variation adds to the output: its deviation times the norm of its outgoing weights.
+    Units are taken one by one: always the one that explains most of what those before it leave unexplained of the
+    output. So of two that say the same one stays, and one that says nothing goes first.
     """
     fc1, b1 = wide["mlp.fc1.weight"], wide["mlp.fc1.bias"]
     fc2, b2 = wide["mlp.fc2.weight"], wide["mlp.fc2.bias"]
     if hidden >= len(fc1):
         return {"fc1.weight": fc1, "fc1.bias": b1, "fc2.weight": fc2, "fc2.bias": b2}
-    activity = F.gelu(F.linear(inputs.flatten(0, 1), fc1, b1))
-    target = F.linear(activity, fc2, b2).double()
-    kept = (activity.std(dim=0) * fc2.norm(dim=0)).topk(hidden).indices.sort().values
-    design = F.pad(activity[:, kept], (0, 1), value=1.0).double()
-    gram = design.T @ design
-    gram += 1e-4 * gram.diagonal().mean() * torch.eye(len(gram), dtype=gram.dtype)
-    fitted = torch.linalg.solve(gram, design.T @ target).float()
+    moments = _activity_moments(fc1, b1, inputs)
+    outgoing = torch.cat([fc2.T, b2[None]]).double()
+    kept = _most_important(moments, outgoing, hidden)
+    fitted = [*kept, len(fc1)]
+    own = moments[fitted][:, fitted]
+    # Fitted is what the kept weights lack, so that the ridge pulls towards them and not towards zero.
+    lacking = moments[fitted] @ outgoing - own @ outgoing[fitted]
+    ridge = 1e-6 * own.diagonal().mean() * torch.eye(len(own), dtype=own.dtype, device=own.device)
+    second = (outgoing[fitted] + torch.linalg.solve(own + ridge, lacking)).to(fc2.dtype)
     return {
         "fc1.weight": fc1[kept],
         "fc1.bias": b1[kept],
-        "fc2.weight": fitted[:-1].T.contiguous(),
-        "fc2.bias": fitted[-1],
+        "fc2.weight": second[:-1].T.contiguous(),
+        "fc2.bias": second[-1],
     }
+
+
+def _activity_moments(
+    fc1: Float[Tensor, "units dim"], b1: Float[Tensor, "units"], inputs: Float[Tensor, "*rows dim"]
+) -> Float[Tensor, "units_and_one units_and_one"]:
+    """Mean products of the units' activities with one another and, in the last row and column, with one."""
+    rows = inputs.reshape(-1, fc1.shape[1])
+    total = torch.zeros(len(fc1) + 1, len(fc1) + 1, dtype=torch.float64, device=fc1.device)
+    for part in rows.split(4096):
+        activity = F.pad(F.gelu(F.linear(part, fc1, b1)), (0, 1), value=1.0).double()
+        total += activity.T @ activity
+    return total / len(rows)
+
+
+def _most_important(
+    moments: Float[Tensor, "units_and_one units_and_one"],
+    outgoing: Float[Tensor, "units_and_one dim"],
+    count: int,
+) -> list[int]:
+    """Forward selection for least squares; each unit taken is projected out of the others and of the output."""
+    # In NumPy, and without BLAS: of many small steps, threads that wait for each other would take most of the time.
+    products, weights = moments.cpu().numpy(), outgoing[:-1].cpu().numpy()
+    covariance = products[:-1, :-1] - np.outer(products[:-1, -1], products[:-1, -1])
+    speaks = np.abs(weights).max(axis=1) > 0
+    own = covariance.diagonal().copy()  # of each unit's variance, what no unit taken explains
+    shared = covariance @ weights  # likewise of its covariance with the output
+    nothing = max(1e-9 * own.max(), 1e-30)
+    directions = np.zeros((count, len(covariance)))
+    taken: list[int] = []
+    for step in range(count):
+        gain = np.einsum("ud,ud->u", shared, shared) / own.clip(nothing) * (speaks & (own > nothing))
+        gain[taken] = -1
+        unit = int(gain.argmax())
+        taken.append(unit)
+        if gain[unit] > 0:
+            norm = np.sqrt(own[unit])
+            before = np.einsum("su,s->u", directions[:step], directions[:step, unit])
+            directions[step] = (covariance[unit] - before) / norm
+            own -= directions[step] ** 2
+            shared -= np.outer(directions[step], shared[unit] / norm)
+    return sorted(taken)
 
 
 def resize_positions(

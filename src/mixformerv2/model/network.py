@@ -19,7 +19,7 @@ class Prediction(NamedTuple):
     side_logits: Float[Tensor, "b 4 bins"]  # order l, t, r, b
     box_unit: Float[Tensor, "b 4"]  # xyxy, fractions of the crop
     score_logits: Float[Tensor, "b"] | None  # None without a score head
-    features: list[Float[Tensor, "b tokens dim"]]  # after every block; the last one holds what the head read
+    features: list[Float[Tensor, "b _ dim"]]  # after every block; the last one holds what the head read
 
 
 class Network(nn.Module):
@@ -49,7 +49,10 @@ class Network(nn.Module):
 
     def search(self, crop: Num[Tensor, "b side side 3"], cache: TemplateCache) -> Prediction:
         """The target in the search crop."""
-        features = self.backbone.search(crop, cache)
+        return self.read(self.backbone.search(crop, cache))
+
+    def read(self, features: list[Float[Tensor, "b _ dim"]]) -> Prediction:
+        """What the heads make of the tokens after every block."""
         tokens = self.head_norm(features[-1])
         side_logits = self.box_head(tokens)
         score = self.score_head(tokens) if self.score_head is not None else None
