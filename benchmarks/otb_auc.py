@@ -8,25 +8,19 @@ from __future__ import annotations
 
 import argparse
 import json
-import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import cv2
 import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from mixformerv2 import Tracker, geometry
+from mixformerv2 import Tracker
 from mixformerv2.data.benchmarks import read_otb
-from mixformerv2.data.sequence import Sequence
-from mixformerv2.evaluate import metrics
-
-
-class AnyTracker(Protocol):
-    def init(self, frame: Any, box: Any) -> Any: ...
-    def update(self, frame: Any) -> Any: ...
+from mixformerv2.evaluate.metrics import Scores
+from mixformerv2.evaluate.run import AnyTracker, Evaluation, evaluate
 
 
 class OpenCVTracker:
@@ -59,19 +53,6 @@ def open_tracker(name: str, peers: Path, threads: int, options: dict[str, Any]) 
     return Tracker(name, threads=threads, **options)
 
 
-def run(tracker: AnyTracker, sequence: Sequence) -> tuple[np.ndarray, float]:
-    """Boxes (xyxy) of every frame, and the seconds spent in ``update``."""
-    first = geometry.xyxy_to_xywh(sequence.boxes_frame[0])
-    tracker.init(sequence.frame(0), first)
-    boxes, seconds = [first], 0.0
-    for index in range(1, len(sequence)):
-        frame = sequence.frame(index)
-        began = time.perf_counter()
-        boxes.append(tracker.update(frame)[0])
-        seconds += time.perf_counter() - began
-    return geometry.xywh_to_xyxy(boxes), seconds
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument(
@@ -86,29 +67,24 @@ def main() -> None:
     args = parser.parse_args()
     cv2.setNumThreads(args.threads)
     sequences = read_otb(args.root)
-    figures: dict[str, dict[str, Any]] = {}
+    results: dict[str, Evaluation] = {}
     for name in args.trackers:
         tracker = open_tracker(
             name, args.peers, args.threads, {"backend": args.backend, "precision": args.precision}
         )
-        rows, frames, seconds = {}, 0, 0.0
-        for sequence in sequences:
-            boxes, spent = run(tracker, sequence)
-            rows[sequence.name] = metrics.score(boxes, sequence.boxes_frame)._asdict()
-            frames, seconds = frames + len(sequence) - 1, seconds + spent
-        mean = {key: float(np.mean([row[key] for row in rows.values()])) for key in metrics.Scores._fields}
-        figures[name] = {"mean": mean, "updates_per_second": frames / seconds, "sequences": rows}
-    table = Table("sequence", *(f"{name}: AUC" for name in figures))
+        results[name] = evaluate(tracker, sequences)
+    table = Table("sequence", *(f"{name}: AUC" for name in results))
     for sequence in sequences:
         table.add_row(
-            sequence.name, *(f"{f['sequences'][sequence.name]['auc']:.3f}" for f in figures.values())
+            sequence.name, *(f"{result.sequences[sequence.name].auc:.3f}" for result in results.values())
         )
     table.add_section()
-    for key in metrics.Scores._fields:
-        table.add_row(f"mean {key}", *(f"{f['mean'][key]:.3f}" for f in figures.values()))
-    table.add_row("updates per second", *(f"{f['updates_per_second']:.0f}" for f in figures.values()))
+    for key in Scores._fields:
+        table.add_row(f"mean {key}", *(f"{getattr(result.mean, key):.3f}" for result in results.values()))
+    table.add_row("updates per second", *(f"{result.updates_per_second:.0f}" for result in results.values()))
     Console().print(table)
     if args.json:
+        figures = {name: result.as_dict() for name, result in results.items()}
         args.json.write_text(json.dumps(figures, indent=1) + "\n")
 
 

@@ -1,4 +1,4 @@
-"""Torch: every checkpoint without an export, on the CPU or a GPU."""
+"""Torch: every checkpoint without an export, and a network in memory, on the CPU or a GPU."""
 
 from __future__ import annotations
 
@@ -8,28 +8,30 @@ import numpy as np
 import torch
 from jaxtyping import UInt8
 
+from mixformerv2.config import Config
 from mixformerv2.model import checkpoint
 from mixformerv2.model.backbone import TemplateCache
+from mixformerv2.model.network import Network
 from mixformerv2.runtime.backend import Located
 
 
-class TorchBackend:
+class NetworkBackend:
+    """A network in memory, on the device where it lies; shared with the caller, neither copied nor moved.
+
+    ``Tracker(backend=NetworkBackend(network, config))`` tracks with it. ``precision`` is ``f32``, ``bf16`` or
+    ``auto``: f32 on a CPU, bf16 elsewhere. Raises ValueError for a network in training mode.
+    """
+
     name = "torch"
 
-    def __init__(self, weights: Path, precision: str, device: str, threads: int | None) -> None:
-        network, self.config = checkpoint.load(weights)
-        if device == "auto":
-            device = "cuda" if torch.cuda.is_available() else "cpu"
-        try:
-            self._device = torch.device(device)
-            self._network = network.to(self._device).eval()
-        except (RuntimeError, AssertionError):
-            raise ValueError(f"torch has no device {device!r} here: choose cpu, or auto") from None
-        if threads is not None:
-            torch.set_num_threads(threads)
-        self.precision = "f32" if precision == "auto" and self._device.type == "cpu" else precision
-        if self.precision == "auto":
-            self.precision = "bf16"
+    def __init__(self, network: Network, config: Config, precision: str = "auto") -> None:
+        if network.training:
+            raise ValueError("the network must be in evaluation mode to track: call network.eval() first")
+        self._network, self.config = network, config
+        self._device = next(network.parameters()).device
+        self.precision = precision
+        if precision == "auto":
+            self.precision = "f32" if self._device.type == "cpu" else "bf16"
 
     def _autocast(self) -> torch.autocast:
         return torch.autocast(self._device.type, dtype=torch.bfloat16, enabled=self.precision == "bf16")
@@ -55,3 +57,19 @@ class TorchBackend:
         if prediction.score_logits is None:
             return Located(box_unit, np.ones(len(box_unit), np.float32))
         return Located(box_unit, prediction.score_logits.float().sigmoid().cpu().numpy())
+
+
+class TorchBackend(NetworkBackend):
+    """The network of a checkpoint."""
+
+    def __init__(self, weights: Path, precision: str, device: str, threads: int | None) -> None:
+        network, config = checkpoint.load(weights)
+        if device == "auto":
+            device = "cuda" if torch.cuda.is_available() else "cpu"
+        try:
+            network.to(torch.device(device))
+        except (RuntimeError, AssertionError):
+            raise ValueError(f"torch has no device {device!r} here: choose cpu, or auto") from None
+        if threads is not None:
+            torch.set_num_threads(threads)
+        super().__init__(network.eval(), config, precision)
