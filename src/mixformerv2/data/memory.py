@@ -1,0 +1,137 @@
+"""All frames of some datasets, decoded once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import NamedTuple, TypeVar
+
+import numpy as np
+import torch
+from jaxtyping import Int64, UInt8
+
+from mixformerv2.data.bank import ImageBank, read_rgbm, shrink
+from mixformerv2.data.sampler import Datasets
+
+T = TypeVar("T")
+_PROBED = 20  # sequences of a dataset from which its size is told
+
+
+@dataclass(frozen=True, eq=False)
+class Decoded:
+    """Frames of datasets in the memory of one device."""
+
+    bank: ImageBank
+    rows: Int64[np.ndarray, " frames"]
+    """in the bank, of all frames of all datasets; -1 where one could not be read"""
+    first_frame: Int64[np.ndarray, " sequences"]
+    """of each sequence of all datasets, in `rows`; -1 if it could not be opened"""
+    first_sequence: dict[str, int]
+    """of each dataset, in `first_frame`"""
+    unreadable: dict[int, str]
+    """place of each such frame, by its number in `rows`"""
+
+    @classmethod
+    def load(
+        cls,
+        datasets: Datasets,
+        device: torch.device,
+        max_side_px: int | None = None,
+        max_gigabytes: float = 8.0,
+        threads: int = 0,
+    ) -> Decoded:
+        """No frame is held longer than `max_side_px`; `threads` of 0 is none but the caller's.
+
+        Raises ValueError if it would take more memory than `max_gigabytes`.
+        """
+        _check_size(datasets, max_side_px, max_gigabytes)
+        references = [(name, number) for name, dataset in datasets.items() for number in range(len(dataset))]
+        pictures: list[UInt8[np.ndarray, "_ _ 4"]] = []
+        frame_sizes: list[tuple[int, int]] = []
+        rows: list[int] = []
+        first_frame: list[int] = []
+        unreadable = {}
+        for frames in _in_threads(threads, lambda at: _decode(datasets, *at, max_side_px), references):
+            first_frame.append(len(rows) if frames else -1)
+            for frame in frames:
+                if isinstance(frame, str):
+                    unreadable[len(rows)] = frame
+                    rows.append(-1)
+                    continue
+                rows.append(len(pictures))
+                pictures.append(frame.rgbm)
+                frame_sizes.append(frame.size)
+        bank = ImageBank.pack(pictures, np.array(frame_sizes, np.int64).reshape(-1, 2), device)
+        starts = np.cumsum([0, *map(len, datasets.values())]).tolist()
+        first_sequence = dict(zip(datasets, starts, strict=False))
+        return cls(
+            bank, np.array(rows, np.int64), np.array(first_frame, np.int64), first_sequence, unreadable
+        )
+
+    def holds(self, names: Iterable[str], device: torch.device) -> bool:
+        """Whether the datasets of these names are here, on that device."""
+        return self.first_sequence.keys() >= set(names) and self.bank.device.type == device.type
+
+
+class _Frame(NamedTuple):
+    rgbm: UInt8[np.ndarray, "h w 4"]
+    size: tuple[int, int]  # width, height before it was shrunk
+
+
+def _decode(datasets: Datasets, name: str, index: int, max_side_px: int | None) -> list[_Frame | str]:
+    """The frames of a sequence; the place of one that cannot be read. None of a sequence that cannot be opened."""
+    try:
+        sequence = datasets[name][index]
+    except ValueError:
+        return []  # the sampler counts it whenever it is drawn
+    frames: list[_Frame | str] = []
+    for number in range(len(sequence)):
+        try:
+            rgbm = read_rgbm(sequence, number)
+        except ValueError:
+            frames.append(sequence.frames.place(number))
+            continue
+        held = rgbm if max_side_px is None else shrink(rgbm, max_side_px)
+        frames.append(_Frame(held, (rgbm.shape[1], rgbm.shape[0])))
+    return frames
+
+
+def _in_threads(
+    threads: int, work: Callable[[tuple[str, int]], T], items: list[tuple[str, int]]
+) -> Iterator[T]:
+    """The results in order. Frames of one item are read by one thread, as a video must be."""
+    if threads < 2:
+        yield from map(work, items)
+        return
+    with ThreadPoolExecutor(threads) as pool:
+        yield from pool.map(work, items)
+
+
+def estimate_gigabytes(datasets: Datasets, max_side_px: int | None = None) -> float:
+    """What all frames of the datasets take when decoded, told from a few sequences of each."""
+    total = 0.0
+    for name, dataset in datasets.items():
+        probed = np.unique(np.linspace(0, len(dataset) - 1, _PROBED).astype(int)).tolist()
+        held = [size for index in probed if (size := _bytes(datasets, name, index, max_side_px)) is not None]
+        total += float(np.mean(held)) * len(dataset) if held else 0.0
+    return total / 1e9
+
+
+def _bytes(datasets: Datasets, name: str, index: int, max_side_px: int | None) -> float | None:
+    try:
+        sequence = datasets[name][index]
+        height, width = sequence.frame(0).shape[:2]
+    except ValueError:
+        return None  # what cannot be read is counted later
+    scale = 1.0 if max_side_px is None else min(max_side_px / max(height, width), 1.0)
+    return 4.0 * len(sequence) * height * width * scale**2
+
+
+def _check_size(datasets: Datasets, max_side_px: int | None, max_gigabytes: float) -> None:
+    needed = estimate_gigabytes(datasets, max_side_px)
+    if needed > max_gigabytes:
+        raise ValueError(
+            f"decoded, the frames of {' and '.join(datasets)} take about {needed:.1f} GB of memory, more than "
+            f"the {max_gigabytes:g} GB allowed: read them from disk with --no-memory, or shrink them with max_side_px"
+        )
