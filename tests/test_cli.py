@@ -203,7 +203,7 @@ def test_a_video_that_is_cut_off_is_tracked_as_far_as_it_goes_with_a_warning(tra
 
 def test_a_terminal_gets_a_bar_with_frames_per_second(track: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     screen = io.StringIO()
-    monkeypatch.setattr(cli, "_err", Console(file=screen, force_terminal=True, width=100))
+    monkeypatch.setattr(cli.tracking, "err", Console(file=screen, force_terminal=True, width=100))
     assert track("clip.mp4", "--results", "a.csv").code == 0
     last = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", screen.getvalue()).strip().splitlines()[-1]
     assert re.fullmatch(r"tracking .* 12/12 \d+ frames/s", last.strip()), last

@@ -59,21 +59,21 @@ def test_dense_to_sparse_divergence_is_the_published_one_of_the_corner_heads_ans
     teacher.bottom_right = GivenMap(golden["teacher_prob_br"])
     student_logits = golden["student_logits_ltrb"].transpose(0, 1)
     ours = losses.side_divergence(student_logits, teacher(torch.zeros(3, 324, 16)))
-    torch.testing.assert_close(ours, golden["dense_to_sparse_kl"], rtol=0, atol=2e-6)
+    torch.testing.assert_close(ours.mean(), golden["dense_to_sparse_kl"], rtol=0, atol=2e-6)
 
 
 def test_deep_to_shallow_divergence_is_the_published_one(golden: dict[str, Tensor]) -> None:
     student_logits = golden["student_logits_ltrb"].transpose(0, 1)
     teacher_logits = golden["teacher_prob_ltrb"].log().transpose(0, 1)
     ours = losses.side_divergence(student_logits, teacher_logits)
-    torch.testing.assert_close(ours, golden["deep_to_shallow_kl"], rtol=0, atol=2e-6)
+    torch.testing.assert_close(ours.mean(), golden["deep_to_shallow_kl"], rtol=0, atol=2e-6)
 
 
 def test_feature_mimicking_is_the_published_one(golden: dict[str, Tensor]) -> None:
     student = [golden["student_features"][layer] for layer in golden["student_layers"]]
     teacher = [golden["teacher_features"][layer] for layer in golden["teacher_layers"]]
     ours = losses.feature_mimicking(student, teacher)
-    torch.testing.assert_close(ours, golden["deep_to_shallow_feature_mse"], rtol=0, atol=1e-6)
+    torch.testing.assert_close(ours.mean(), golden["deep_to_shallow_feature_mse"], rtol=0, atol=1e-6)
 
 
 # --- boxes
@@ -142,8 +142,8 @@ def test_a_side_beyond_the_crop_counts_as_at_its_edge() -> None:
 
 
 def test_the_divergence_of_two_distributions_by_hand() -> None:
-    teacher = torch.tensor([0.5, 0.5]).log().expand(2, 4, 2)
-    student = torch.tensor([0.25, 0.75]).log().expand(2, 4, 2)
+    teacher = torch.tensor([0.5, 0.5]).log().expand(1, 4, 2)
+    student = torch.tensor([0.25, 0.75]).log().expand(1, 4, 2)
     by_hand = 0.5 * math.log(0.5 / 0.25) + 0.5 * math.log(0.5 / 0.75)
     assert losses.side_divergence(student, teacher).item() == pytest.approx(by_hand, abs=1e-6)
     assert losses.side_divergence(teacher, teacher).item() == pytest.approx(0, abs=1e-7)
@@ -190,7 +190,7 @@ def test_the_search_token_loss_is_finite_where_no_token_is_inside() -> None:
 def test_the_most_confident_token_is_asked_whether_it_lies_inside() -> None:
     inside_logits = torch.zeros(2, 16)
     inside_logits[0, 10], inside_logits[1, 0] = 1, 1
-    assert losses.best_token_inside(inside_logits, WIDE.expand(2, 4).float()).item() == 0.5
+    assert losses.best_token_inside(inside_logits, WIDE.expand(2, 4).float()).tolist() == [1, 0]
 
 
 def test_the_attention_guidance_by_hand() -> None:

@@ -1,237 +1,369 @@
-"""The loop: draws batches, steps the optimiser, keeps an average of the weights, logs, and resumes where it stopped."""
+"""The loop of one stage, on one process or many: batches, steps, the average of the weights, checkpoints, validation.
+
+Lightning Fabric carries what differs between machines: devices, processes, precision, the exchange of gradients.
+"""
 
 from __future__ import annotations
 
 import copy
-import dataclasses
-import json
+import logging
+import math
 import os
+import signal
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
-from torch import nn
+from lightning_fabric import Fabric
+from torch import Tensor
 
-from mixformerv2.data.bank import ImageBank
-from mixformerv2.data.benchmarks import READERS
-from mixformerv2.data.coco import read_coco_instances
-from mixformerv2.data.pairs import Batch, PairConfig, still_pairs, video_pairs
-from mixformerv2.model import checkpoint, initialise
+from mixformerv2.data.loader import Loader
+from mixformerv2.data.pairs import Batch
+from mixformerv2.distill.shrink import fade_scale, remove_blocks, set_branch_scale
+from mixformerv2.distill.targets import Teacher
+from mixformerv2.model import checkpoint
 from mixformerv2.model.network import Network
-from mixformerv2.train.recipes import OptimConfig, TrainConfig
-from mixformerv2.train.supervised import SupervisedModel
+from mixformerv2.train.log import RunLog
+from mixformerv2.train.objective import Objective, ReplacementObjective
+from mixformerv2.train.optim import make_optimiser
+from mixformerv2.train.resume import Progress
+from mixformerv2.train.stages import StageConfig
+from mixformerv2.train.validation import Validation
+
+LAST, BEST, RESUME = "last.safetensors", "best.safetensors", "resume.pt"
 
 
-@dataclasses.dataclass
-class Banks:
-    """Everything a run learns from, decoded."""
+@dataclass(frozen=True)
+class RunOptions:
+    """How a run uses the machine. Another choice gives the same training, up to rounding.
 
-    stills: ImageBank
-    videos: list[ImageBank]
-
-    @classmethod
-    def load(cls, root: Path, device: torch.device, every: int = 1) -> Banks:
-        """``root/stills`` in COCO layout and, where it is there, ``root/got10k``; ``every`` n-th still."""
-        stills = ImageBank.of_stills(read_coco_instances(root / "stills")[::every], device)
-        videos = []
-        if (root / "got10k").is_dir():
-            sequences = READERS["got10k-train"](root / "got10k")
-            videos = [ImageBank.of_sequence(s, device) for s in sequences if not s.absent.all()]
-        return cls(stills, videos)
-
-    def batch(self, config: TrainConfig, generator: torch.Generator) -> Batch:
-        """A batch of pairs; the share from video comes from one sequence at a time."""
-        pairs = dataclasses.replace(config.pairs, search_px=config.search_px, template_px=config.template_px)
-        of_video = round(config.batch * config.video_share) if self.videos else 0
-        parts = [still_pairs(self.stills, config.batch - of_video, pairs, generator)]
-        if of_video:
-            chosen = int(torch.randint(len(self.videos), (), generator=generator, device=generator.device))
-            parts.append(video_pairs(self.videos[chosen], of_video, pairs, generator))
-        return Batch.join(parts)
-
-
-def learning_rate_factor(optim: OptimConfig, step: int, steps: int) -> float:
-    """Warm-up, plateau, and a linear fall to zero over the last ``decay_share`` of the steps."""
-    warm = min(1.0, (step + 1) / max(optim.warmup_steps, 1))
-    fall = optim.decay_share * steps
-    return warm * min(1.0, (steps - step) / fall if fall else 1.0)
-
-
-def make_optimiser(model: SupervisedModel, optim: OptimConfig) -> torch.optim.AdamW:
-    """The pretrained trunk learns slowly, what is fresh in it faster, the heads fast; vectors are not decayed.
-
-    The last block counts as fresh: prediction tokens alone leave it, and they have never been through it.
+    But for a corner head: its batch normalisation sees the examples that one process takes at once.
     """
-    last_block = f"blocks.{len(model.network.backbone.blocks) - 1}."
-    groups: dict[tuple[float, bool], list[nn.Parameter]] = {}
-    for name, parameter in model.named_parameters():
-        if not parameter.requires_grad:
-            continue
-        rate = optim.lr
-        if name.startswith("network.backbone."):
-            rate = optim.fresh_lr if "prediction_" in name or last_block in name else optim.trunk_lr
-        groups.setdefault((rate, parameter.ndim > 1), []).append(parameter)
-    return torch.optim.AdamW(
-        [
-            {"params": parameters, "lr": rate, "weight_decay": optim.weight_decay if decayed else 0.0}
-            for (rate, decayed), parameters in groups.items()
-        ]
+
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    workers: int = (
+        0  # threads that decode at the start, or processes that read; 0: the training process itself
     )
+    in_memory: bool = True  # decode everything once and keep it on the device
+    max_minutes: float | None = None  # save and stop after so long
+    micro_batch: int | None = (
+        None  # examples that one process takes at once; None: its whole share of a batch
+    )
+    max_gigabytes: float = 8.0  # that decoded images may take
+    log_every: int | None = None  # steps; None: fifty, or less in a short stage
+    save_every: int = 500  # steps
+
+    def __post_init__(self) -> None:
+        if self.device not in ("auto", "cpu", "cuda"):
+            raise ValueError(f"device must be auto, cpu or cuda, got {self.device!r}")
+        if self.device == "cuda" and not torch.cuda.is_available():
+            raise ValueError("device is cuda, but PyTorch finds no CUDA GPU here: choose cpu")
+        if self.workers < 0:
+            raise ValueError(f"workers must not be negative, got {self.workers}")
+        if self.save_every < 1 or (self.log_every is not None and self.log_every < 1):
+            raise ValueError(
+                f"save_every and log_every must be at least 1, got {self.save_every} and {self.log_every}"
+            )
 
 
-def run(
-    config: TrainConfig,
-    data: Path,
-    output: Path,
-    init: Path | None = None,
-    device: str = "cpu",
-    max_minutes: float | None = None,
-    log_every: int = 50,
-    save_every: int = 500,
-    every_still: int = 1,
-) -> Path:
-    """Trains until ``config.samples`` are seen or the time is up; resumes from ``output``; returns the weights file.
+class Deadline:
+    """When a run has to stop: its time is up, or the process was asked to end (SIGTERM, Ctrl-C)."""
 
-    ``output/last.safetensors`` holds the averaged weights, ``output/resume.pt`` all that a continuation needs,
-    ``output/log.jsonl`` a line every ``log_every`` steps.
-    """
-    started = time.monotonic()
-    output.mkdir(parents=True, exist_ok=True)
-    where = torch.device(device)
-    banks = Banks.load(data, where, every_still)
-    generator = torch.Generator(where).manual_seed(config.seed)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(config.seed)  # of what starts at random in the network and on it
-        model = SupervisedModel(_initial_network(config, init, banks)).to(where)
-    average = copy.deepcopy(model.network)
-    optimiser = make_optimiser(model, config.optim)
-    base_rates = [group["lr"] for group in optimiser.param_groups]
-    steps, step = config.samples // config.batch, 0
-    resume_path = output / "resume.pt"
-    if resume_path.exists():
-        step = _restore(resume_path, config, model, average, optimiser, generator)
-    weights_path = output / "last.safetensors"
-    log = _Log(output / "log.jsonl", log_every, config.batch)
-    while step < steps:
-        factor = learning_rate_factor(config.optim, step, steps)
-        for group, rate in zip(optimiser.param_groups, base_rates, strict=True):
+    def __init__(self, max_minutes: float | None) -> None:
+        self._end = None if max_minutes is None else time.monotonic() + 60 * max_minutes
+        self.signal: int | None = None
+
+    @property
+    def reached(self) -> bool:
+        return self.signal is not None or (self._end is not None and time.monotonic() >= self._end)
+
+    @contextmanager
+    def watching_signals(self) -> Iterator[None]:
+        """The first SIGTERM or Ctrl-C lets the step end and the run be saved; the second one acts as usual."""
+
+        def note(number: int, _: object) -> None:
+            self.signal = number
+            signal.signal(number, before[number])
+
+        before: dict[int, Any] = {
+            number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)
+        }
+        for number in before:
+            signal.signal(number, note)
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+
+def open_fabric(stage: StageConfig, options: RunOptions) -> Fabric:
+    """One process, or this one of those that ``torchrun`` has started, on one machine or many."""
+    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
+    world, local = int(os.environ.get("WORLD_SIZE", 1)), int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+    strategy = "auto"
+    if world > 1:
+        strategy = "ddp_find_unused_parameters_true" if _leaves_some_out(stage) else "ddp"
+    fabric = Fabric(
+        accelerator=options.device,
+        strategy=strategy,
+        devices=local,
+        num_nodes=world // local,
+        precision=stage.precision,
+    )
+    fabric.launch()
+    return fabric
+
+
+def _leaves_some_out(stage: StageConfig) -> bool:
+    """Whether there are steps in which parameters get no gradient: blocks not chosen, heads without a loss."""
+    losses = stage.losses
+    without_box = not (losses.of_box or losses.divergence or stage.only_score_head)
+    without_score = stage.target.model.score_head and not losses.score
+    return bool(stage.replacement or stage.auxiliary_samples or without_box or without_score)
+
+
+class Engine:
+    """Trains one stage in ``folder``: from the start, or from what is saved there."""
+
+    def __init__(
+        self,
+        stage: StageConfig,
+        loader: Loader,
+        start: Network,
+        teacher: Network | None,
+        folder: Path,
+        fabric: Fabric,
+        options: RunOptions,
+        validation: Validation | None = None,
+    ) -> None:
+        self.stage, self.loader, self.folder = stage, loader, folder
+        self.fabric, self.options, self.validation = fabric, options, validation
+        self._chunks = _share(stage, fabric.world_size)
+        self._accumulated = _pieces(stage, self._chunks * stage.data.chunk, options.micro_batch)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(stage.seed)  # the probe starts at random
+            objective = make_objective(stage, start, teacher.to(fabric.device) if teacher else None)
+        average = copy.deepcopy(objective.network).to(fabric.device)
+        self.progress = Progress(objective, average, make_optimiser(objective.to(fabric.device), stage.optim))
+        self._rates = [group["lr"] for group in self.progress.optimiser.param_groups]
+        if (folder / RESUME).exists():
+            self.progress.restore(folder / RESUME, stage)
+        self._objective, self._optimiser = fabric.setup(objective, self.progress.optimiser)
+        # Loss and norm of the last step, not looked at yet, and what they come from.
+        self._waiting: tuple[Tensor, list[Batch]] | None = None
+
+    def run(self, deadline: Deadline) -> bool:
+        """Whether the stage is finished; otherwise the time was up, and all is saved.
+
+        Raises FloatingPointError when loss or gradients are not finite, OSError or ValueError when nothing can be
+        written, and what the loader raises; what was saved before is then intact.
+        """
+        stage, progress = self.stage, self.progress
+        chunks = iter(self.loader.chunks(self._chunk_numbers(progress.step)))
+        with self._log() as log:
+            while progress.step < stage.steps and not self._agree(deadline.reached):
+                try:
+                    parts = self._step(chunks)
+                except ChildProcessError:
+                    # A signal to the whole group of processes ends the data workers as well.
+                    if deadline.signal is None or self.fabric.world_size > 1:
+                        raise
+                    break
+                progress.step += 1
+                log.step(progress.step, progress.step * stage.batch, parts)
+                due = progress.step % self.options.save_every == 0
+                if self._validation_due():
+                    self._validate(log)
+                if due or progress.step == stage.steps:
+                    self._save()
+            if progress.step < stage.steps:
+                self._save()
+            for name, count in self.loader.skipped.items():
+                log.event("skipped", {"file": name, "times": count})
+        return progress.step >= stage.steps
+
+    def _log(self) -> RunLog:
+        first = self.fabric.is_global_zero
+        return RunLog(
+            self.folder if first else None,
+            every_steps=self.options.log_every or min(50, max(1, self.stage.steps // 100)),
+            total_samples=self.stage.steps * self.stage.batch,
+            title=self.stage.name,
+            resume_step=self.progress.step,
+        )
+
+    def result(self) -> Network:
+        """The averaged network as it will be used, on the CPU: without the blocks that fade out."""
+        network = (
+            remove_blocks(self.progress.average, self.stage.remove)
+            if self.stage.remove
+            else self.progress.average
+        )
+        return copy.deepcopy(network).cpu().eval()
+
+    # One step ----------------------------------------------------------------------------------------------------
+
+    def _step(self, chunks: Iterator[Batch]) -> dict[str, Tensor]:
+        stage, progress, fabric = self.stage, self.progress, self.fabric
+        seen = progress.step * stage.batch
+        self._fade(seen)
+        factor = stage.optim.factor(seen, stage.samples)
+        for group, rate in zip(self._optimiser.param_groups, self._rates, strict=True):
             group["lr"] = rate * factor
-        batch = banks.batch(config, generator)
-        with torch.autocast(where.type, dtype=torch.bfloat16):
-            finding_only = step * config.batch < config.boxes_after_samples
-            loss, parts = model.loss(batch, config.losses.auxiliary() if finding_only else config.losses)
-        optimiser.zero_grad(set_to_none=True)
-        loss.backward()
-        parts["gradient_norm"] = nn.utils.clip_grad_norm_(model.parameters(), config.optim.clip_norm)
-        if not torch.isfinite(loss):
-            torch.save(batch, output / "not-finite-batch.pt")
-            raise FloatingPointError(f"the loss is {loss.item()} at step {step}; its batch is in {output}")
-        optimiser.step()
-        step += 1
-        _follow(average, model.network, min(config.optim.ema_decay, (1 + step) / (10 + step)))
-        log.add(step, loss, parts)
-        out_of_time = max_minutes is not None and time.monotonic() - started > 60 * max_minutes
-        if step % save_every == 0 or step == steps or out_of_time:
-            _save(resume_path, config, step, model, average, optimiser, generator)
-            sized = dataclasses.replace(config.target, model=average.config)
-            checkpoint.save(average, sized, weights_path)
-        if out_of_time:
-            break
-    return weights_path
+        batches = self._micro_batches(chunks)
+        sums: dict[str, Tensor] = {}
+        for number, batch in enumerate(batches, 1):
+            with fabric.no_backward_sync(self._objective, enabled=number < len(batches)):
+                loss, parts = self._objective(
+                    batch, progress.step, finding_only=seen < stage.auxiliary_samples
+                )
+                fabric.backward(loss / len(batches))
+            for name, value in {"loss": loss, **parts}.items():
+                sums[name] = sums.get(name, 0.0) + value.detach() / len(batches)
+        norm = fabric.clip_gradients(
+            self._objective, self._optimiser, max_norm=stage.optim.clip_norm, error_if_nonfinite=False
+        )
+        assert norm is not None
+        sums["gradient_norm"] = norm
+        self._stop_if_not_finite()
+        self._optimiser.step()
+        self._optimiser.zero_grad(set_to_none=True)
+        _follow(
+            progress.average,
+            progress.objective.network,
+            min(stage.optim.ema_decay, (2 + progress.step) / (11 + progress.step)),
+        )
+        self._waiting = (torch.stack([sums["loss"].float(), norm.float()]), batches)
+        return self._mean_over_processes(sums) | {"learning_rate": torch.tensor(stage.optim.lr * factor)}
+
+    def _fade(self, seen: int) -> None:
+        if self.stage.remove:
+            scale = fade_scale((seen + self.stage.batch) / (self.stage.steps * self.stage.batch))
+            for network in (self.progress.objective.network, self.progress.average):
+                set_branch_scale(network, self.stage.remove, scale)
+
+    def _stop_if_not_finite(self) -> None:
+        """One step late, so that a GPU never waits for its own answer."""
+        if self._waiting is None or torch.isfinite(self._waiting[0]).all():
+            return
+        (loss, norm), batches = self._waiting[0].tolist(), self._waiting[1]
+        what = f"the norm of the gradients is {norm}" if math.isfinite(loss) else f"the loss is {loss}"
+        path = self.folder / f"not-finite-batch-{self.fabric.global_rank}.pt"
+        torch.save([batch._asdict() for batch in batches], path)
+        raise FloatingPointError(
+            f"stage {self.stage.name}: {what} at step {self.progress.step}; its batch is in {path}, and what was "
+            "saved before is intact: a run with a lower optim.lr may get past it"
+        )
+
+    # Which examples this process takes ---------------------------------------------------------------------------
+
+    def _chunk_numbers(self, step: int) -> Iterator[int]:
+        chunks = self.stage.batch // self.stage.data.chunk
+        for later in range(step, self.stage.steps):
+            yield from range(
+                later * chunks + self.fabric.global_rank, (later + 1) * chunks, self.fabric.world_size
+            )
+
+    def _micro_batches(self, chunks: Iterator[Batch]) -> list[Batch]:
+        share = Batch.join([next(chunks) for _ in range(self._chunks)])
+        pieces = zip(*(part.chunk(self._accumulated) for part in share), strict=True)
+        return [Batch(*parts) for parts in pieces]
+
+    # Together with the other processes ---------------------------------------------------------------------------
+
+    def _agree(self, stop: bool) -> bool:
+        """Whether any process wants to stop: all of them then do, after the same step."""
+        if self.fabric.world_size == 1:
+            return stop
+        return bool(
+            self.fabric.all_reduce(torch.tensor(float(stop), device=self.fabric.device), reduce_op="sum")
+        )
+
+    def _mean_over_processes(self, sums: dict[str, Tensor]) -> dict[str, Tensor]:
+        if self.fabric.world_size == 1:
+            return sums
+        together = torch.stack([value.float() for value in sums.values()])
+        mean = self.fabric.all_reduce(together, reduce_op="mean")
+        assert isinstance(mean, Tensor)
+        return dict(zip(sums, mean.unbind(), strict=True))
+
+    # What is kept ------------------------------------------------------------------------------------------------
+
+    def _save(self) -> None:
+        self._stop_if_not_finite()
+        self._waiting = None
+        if self.fabric.is_global_zero:
+            checkpoint.save(self.result(), self.stage.target, self.folder / LAST)
+            self.progress.save(self.folder / RESUME, self.stage)
+        self.fabric.barrier()
+
+    def _validation_due(self) -> bool:
+        if self.validation is None:
+            return False
+        every = max(1, self.validation.config.every_samples // self.stage.batch)
+        return self.progress.step % every == 0 or self.progress.step == self.stage.steps
+
+    def _validate(self, log: RunLog) -> None:
+        """By the first process; the others wait."""
+        self._stop_if_not_finite()
+        assert self.validation is not None
+        if self.fabric.is_global_zero:
+            network = self.result()
+            scores = self.validation.measure(network, self.stage.target)
+            log.event("validation", scores)
+            if scores["auc"] > self.progress.best_auc:
+                self.progress.best_auc = scores["auc"]
+                checkpoint.save(network, self.stage.target, self.folder / BEST)
+        self.fabric.barrier()
 
 
-def _initial_network(config: TrainConfig, init: Path | None, banks: Banks) -> Network:
-    """The ViT-S, or the weights in ``init`` with their positions resampled to this run's input."""
-    sized = dataclasses.replace(
-        config.target.model, search_px=config.search_px, template_px=config.template_px
-    )
-    if init is None:
-        generator = torch.Generator(banks.stills.device).manual_seed(config.seed)
-        views = PairConfig(search_px=config.search_px, template_px=config.template_px)
-        calibration = still_pairs(banks.stills, 256, views, generator).template.cpu()
-        return initialise.from_vit_s(sized, initialise.find_vit_s(), calibration, config.seed)
-    source, _ = checkpoint.load(init)
-    network = Network(sized)
-    weights = source.state_dict()
-    for name, grid in (("search", sized.search_grid), ("template", sized.template_grid)):
-        key = f"backbone.positions_{name}"
-        weights[key] = initialise.resize_positions(weights[key], grid)
-    network.load_state_dict(weights)
-    return network
+def _share(stage: StageConfig, processes: int) -> int:
+    """Chunks of every batch that one process takes."""
+    chunks = stage.batch // stage.data.chunk
+    if chunks % processes:
+        advice = f"set data.chunk to a divisor of {stage.batch // processes}"
+        if stage.batch % processes:
+            advice = f"set batch to a multiple of {processes}"
+        raise ValueError(
+            f"stage {stage.name}: a batch of {stage.batch} in chunks of {stage.data.chunk} cannot be shared by "
+            f"{processes} processes: {advice}"
+        )
+    return chunks // processes
+
+
+def _pieces(stage: StageConfig, share: int, micro_batch: int | None) -> int:
+    """In how many parts a process takes its share of a batch."""
+    if micro_batch is None:
+        return 1
+    if micro_batch < 1 or share % micro_batch:
+        raise ValueError(
+            f"stage {stage.name}: micro_batch must divide the {share} examples that each process takes, "
+            f"got {micro_batch}"
+        )
+    return share // micro_batch
+
+
+def make_objective(stage: StageConfig, start: Network, teacher: Network | None) -> Objective:
+    """The network with its losses, everything frozen that the stage does not train."""
+    if stage.only_score_head:
+        assert start.score_head is not None, "the stage's config says so"
+        start.requires_grad_(False)
+        start.score_head.requires_grad_(True)
+    if stage.replacement is not None:
+        assert teacher is not None, "the stage's config says so"
+        return ReplacementObjective(start, stage.losses, teacher, stage.replacement, stage.steps, stage.seed)
+    return Objective(start, stage.losses, Teacher(teacher) if teacher else None, stage.feature_layers)
 
 
 @torch.no_grad()
 def _follow(average: Network, network: Network, decay: float) -> None:
+    """One step of the exponential moving average; running statistics are taken as they are."""
     for mean, current in zip(average.parameters(), network.parameters(), strict=True):
         mean.lerp_(current, 1 - decay)
-
-
-def _save(
-    path: Path,
-    config: TrainConfig,
-    step: int,
-    model: SupervisedModel,
-    average: Network,
-    optimiser: torch.optim.Optimizer,
-    generator: torch.Generator,
-) -> None:
-    state = {
-        "config": dataclasses.asdict(config),
-        "step": step,
-        "model": model.state_dict(),
-        "average": average.state_dict(),
-        "optimiser": optimiser.state_dict(),
-        "generator": generator.get_state(),
-    }
-    partial = path.with_suffix(".partial")
-    torch.save(state, partial)
-    os.replace(partial, path)
-
-
-def _restore(
-    path: Path,
-    config: TrainConfig,
-    model: SupervisedModel,
-    average: Network,
-    optimiser: torch.optim.Optimizer,
-    generator: torch.Generator,
-) -> int:
-    """Puts everything back; the step to go on with. ValueError when the run was started with another config."""
-    state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-    now = json.loads(json.dumps(dataclasses.asdict(config)))
-    then = json.loads(json.dumps(state["config"]))
-    changed = [name for name in now if now[name] != then.get(name)]
-    if changed:
-        raise ValueError(
-            f"{path} belongs to another config, which differs in {', '.join(changed)}: choose another output folder"
-        )
-    model.load_state_dict(state["model"])
-    average.load_state_dict(state["average"])
-    optimiser.load_state_dict(state["optimiser"])
-    generator.set_state(state["generator"])
-    return int(state["step"])
-
-
-class _Log:
-    """Means over the last steps, as JSON lines in a file and on the screen."""
-
-    def __init__(self, path: Path, every: int, batch: int) -> None:
-        self.path, self.every, self.batch = path, every, batch
-        self.sums: dict[str, torch.Tensor] = {}  # read when a line is due: a GPU is not kept waiting
-        self.steps = 0  # in the sums: fewer than ``every`` after a resumption
-        self.since = time.monotonic()
-
-    def add(self, step: int, loss: torch.Tensor, parts: dict[str, torch.Tensor]) -> None:
-        for name, value in {"loss": loss, **parts}.items():
-            self.sums[name] = self.sums.get(name, 0.0) + value.detach()
-        self.steps += 1
-        if step % self.every:
-            return
-        now = time.monotonic()
-        row = {"step": step, "samples_per_second": round(self.steps * self.batch / (now - self.since), 1)}
-        row |= {name: round(float(total) / self.steps, 4) for name, total in self.sums.items()}
-        self.since, self.sums, self.steps = now, {}, 0
-        with self.path.open("a") as file:
-            file.write(json.dumps(row) + "\n")
-        print(json.dumps(row), flush=True)
+    for kept, running in zip(average.buffers(), network.buffers(), strict=True):
+        kept.copy_(running)

@@ -1,6 +1,7 @@
 """Every loss of the paper and of our first weights, as functions of boxes, side logits and features.
 
-Boxes are xyxy in any one unit; side logits are (b, 4, bins) in the order l, t, r, b.
+Boxes are xyxy in any one unit; side logits are (b, 4, bins) in the order l, t, r, b. Each loss is given example by
+example, so that a batch in parts, on one process or many, adds up to the same mean.
 """
 
 from __future__ import annotations
@@ -70,23 +71,23 @@ def side_cross_entropy(side_logits: Float[Tensor, "b 4 bins"], box_unit: BoxTens
 
 def side_divergence(
     student_logits: Float[Tensor, "b 4 bins"], teacher_logits: Float[Tensor, "b 4 bins"]
-) -> Float[Tensor, ""]:
-    """KL of the student's side distributions from the teacher's, mean over sides and batch, as in the released code.
+) -> Float[Tensor, "b"]:
+    """KL of the student's side distributions from the teacher's, mean over sides, as in the released code.
 
     Both kinds of head answer with side logits, so this serves dense-to-sparse (paper, section 3.4.1, with the
     marginals of a corner head) and deep-to-shallow distillation (section 3.4.2) alike.
     """
     student = student_logits.log_softmax(dim=-1)
     teacher = teacher_logits.log_softmax(dim=-1)
-    return F.kl_div(student, teacher, log_target=True, reduction="none").sum(dim=-1).mean()
+    return F.kl_div(student, teacher, log_target=True, reduction="none").sum(dim=-1).mean(dim=1)
 
 
 def feature_mimicking(
-    student: list[Float[Tensor, "b tokens dim"]], teacher: list[Float[Tensor, "b tokens dim"]]
-) -> Float[Tensor, ""]:
+    student: list[Float[Tensor, "b _ dim"]], teacher: list[Float[Tensor, "b _ dim"]]
+) -> Float[Tensor, "b"]:
     """Squared distance between matched layers' tokens, mean over tokens, channels and pairs of layers."""
     pairs = zip(student, teacher, strict=True)
-    return torch.stack([F.mse_loss(s, t) for s, t in pairs]).mean()
+    return torch.stack([(s - t).square().mean(dim=(1, 2)) for s, t in pairs]).mean(dim=0)
 
 
 def search_grid_targets(
@@ -100,7 +101,7 @@ def search_grid_targets(
     return (to_sides > 0).all(dim=-1), to_sides
 
 
-def search_token_loss(outputs: Float[Tensor, "b tokens 5"], box_unit: BoxTensor) -> Float[Tensor, ""]:
+def search_token_loss(outputs: Float[Tensor, "b tokens 5"], box_unit: BoxTensor) -> Float[Tensor, "b"]:
     """Auxiliary loss on the search tokens: inside the target or not (cross-entropy), and from inside the whole box
     (L1). It is learned within minutes, and leaves the answer where the prediction tokens only have to read it.
     """
@@ -111,16 +112,19 @@ def search_token_loss(outputs: Float[Tensor, "b tokens 5"], box_unit: BoxTensor)
     share = inside.float().mean(dim=1, keepdim=True).clamp(1 / grid**2, 1 - 1 / grid**2)
     balance = torch.where(inside, 0.5 / share, 0.5 / (1 - share))
     off = (outputs[..., 1:] - box_unit[:, None]).abs().mean(dim=-1)
-    return (found * balance).mean() + 5 * (off * inside).sum() / inside.sum().clamp(min=1)
+    off_inside = (off * inside).sum(dim=1) / inside.sum(dim=1).clamp(min=1)
+    return (found * balance).mean(dim=1) + 5 * off_inside
 
 
-def best_token_inside(inside_logits: Float[Tensor, "b tokens"], box_unit: BoxTensor) -> Float[Tensor, ""]:
-    """Share of the examples whose most confident search token does lie in the target."""
+def best_token_inside(inside_logits: Float[Tensor, "b tokens"], box_unit: BoxTensor) -> Float[Tensor, "b"]:
+    """1 where the most confident search token does lie in the target."""
     inside, _ = search_grid_targets(box_unit, round(inside_logits.shape[1] ** 0.5))
-    return inside.gather(1, inside_logits.argmax(dim=1, keepdim=True)).float().mean()
+    return inside.gather(1, inside_logits.argmax(dim=1, keepdim=True))[:, 0].float()
 
 
-def attention_guidance_loss(attention: Float[Tensor, "b 4 tokens"], box_unit: BoxTensor) -> Float[Tensor, ""]:
+def attention_guidance_loss(
+    attention: Float[Tensor, "b 4 tokens"], box_unit: BoxTensor
+) -> Float[Tensor, "b"]:
     """Auxiliary loss on where each prediction token looks: minus the log of the attention that falls on the search
     tokens along its own side, inside the target. Without it the four tokens answer with one constant box for the
     first tens of thousands of samples.
@@ -130,4 +134,4 @@ def attention_guidance_loss(attention: Float[Tensor, "b 4 tokens"], box_unit: Bo
     along_side = (inside[..., None] & (to_sides < 1 / grid)).transpose(1, 2)  # (b, 4, tokens)
     some = along_side.any(dim=-1)
     on_side = (attention * along_side).sum(dim=-1).clamp(min=1e-6)
-    return -(on_side.log() * some).sum() / some.sum().clamp(min=1)
+    return -(on_side.log() * some).sum(dim=1) / some.sum(dim=1).clamp(min=1)

@@ -1,0 +1,71 @@
+"""What every verb needs: the app, its two consoles, and how a wrong use is said."""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+
+app = typer.Typer(
+    help="Track one object through a video, and train, convert and export the models that do it.",
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+)
+out = Console(soft_wrap=True)
+err = Console(stderr=True, soft_wrap=True)
+_UsageError: Any = typer.BadParameter.__mro__[1]  # the parent of every wrong use, which typer does not export
+
+OverwriteOption = Annotated[bool, typer.Option("--overwrite", help="Replace files that exist.")]
+
+
+def main() -> None:
+    """Entry point: exit code 0 when done, 2 with one line for wrong input, 130 after Ctrl-C."""
+    warnings.showwarning = _show_warning
+    try:
+        sys.exit(app(sys.argv[1:] or ["--help"], prog_name="mixformerv2", standalone_mode=False))
+    except (_UsageError, ValueError, OSError, ArithmeticError, ModuleNotFoundError) as error:
+        err.print(f"[bold red]error:[/] {escape(_one_line(error))}", highlight=False)
+        sys.exit(2)
+    except (KeyboardInterrupt, typer.Abort):
+        sys.exit(130)
+
+
+def _one_line(error: Any) -> str:
+    if isinstance(error, OSError) and error.strerror and error.filename:
+        return f"{error.filename}: {error.strerror}"
+    if isinstance(error, _UsageError):
+        verb = f" {error.ctx.info_name}" if error.ctx and error.ctx.parent else ""
+        return f"{error.format_message().rstrip('.')}; see mixformerv2{verb} --help"
+    return " ".join(str(error).split())
+
+
+def _show_warning(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:
+    if issubclass(category, UserWarning):
+        warn(str(message))
+
+
+def warn(message: str) -> None:
+    err.print(f"[yellow]warning:[/] {escape(message)}", highlight=False)
+
+
+def refuse_existing(target: Path, overwrite: bool) -> None:
+    if target.exists() and not overwrite:
+        raise FileExistsError(
+            f"{target} exists already: choose another name or pass --overwrite to replace it"
+        )
+
+
+def need_torch(verb: str) -> None:
+    from importlib.util import find_spec
+
+    for package in ("torch", "safetensors"):
+        if find_spec(package) is None:
+            raise ModuleNotFoundError(
+                f"`mixformerv2 {verb}` needs the package {package}: pip install 'mixformerv2[train]'"
+            )

@@ -1,0 +1,87 @@
+"""The verbs about datasets: what a folder holds, and packing it for many machines."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from mixformerv2.cli.common import app, err, out, warn
+
+data_app = typer.Typer(help="Look at datasets, and pack them.", no_args_is_help=True)
+app.add_typer(data_app, name="data")
+
+
+@data_app.command(epilog="Example: mixformerv2 data check datasets/ --json report.json")
+def check(
+    root: Annotated[str, typer.Argument(help="A dataset, a folder of datasets, or the URL of a packed one.")],
+    images: Annotated[bool, typer.Option("--images", help="Decode every image.")] = False,
+    images_every: Annotated[
+        int | None, typer.Option(help="Decode the first of every so many images of a sequence.")
+    ] = None,
+    json_file: Annotated[Path | None, typer.Option("--json", help="Also write the report as JSON.")] = None,
+) -> None:
+    """Say what is recognised in a folder, how much it is, and what is missing or broken (exit code 2)."""
+    from mixformerv2.data import datasets
+
+    with _progress() as progress:
+        report = datasets.check(root, images_every=1 if images else images_every, progress=progress)
+    out.print(datasets.report_table(report))
+    for line in datasets.report_lines(report):
+        warn(line)
+    if json_file is not None:
+        json_file.write_text(json.dumps(report.to_json(), indent=1) + "\n")
+    if report.broken:
+        raise typer.Exit(2)
+
+
+@data_app.command(epilog="Example: mixformerv2 data pack datasets/ shards/ --longest-side 640")
+def pack(
+    root: Annotated[Path, typer.Argument(help="A dataset, or a folder of datasets.")],
+    folder: Annotated[Path, typer.Argument(help="New folder for the shards and their index.")],
+    max_megabytes: Annotated[int, typer.Option(help="Largest size of a shard.")] = 1000,
+    longest_side: Annotated[int | None, typer.Option(help="Reduce larger pictures to so many px.")] = None,
+    every: Annotated[int, typer.Option(help="Keep one of so many frames.")] = 1,
+    quality: Annotated[int, typer.Option(help="JPEG quality of pictures that are encoded anew.")] = 90,
+) -> None:
+    """Pack datasets into WebDataset shards, which training reads from a folder or an object store."""
+    from mixformerv2.data.datasets import open_datasets
+    from mixformerv2.data.packing import pack as pack_datasets
+
+    with _progress() as progress:
+        packed = pack_datasets(
+            open_datasets(root),
+            folder,
+            max_bytes=max_megabytes * 1_000_000,
+            longest_side_px=longest_side,
+            every=every,
+            quality=quality,
+            progress=progress,
+        )
+    for problem in packed.problems:
+        warn(f"{problem.sequence} was left out: {problem.sentence}")
+    out.print(
+        f"{folder}: {packed.sequences:,} sequences, {packed.frames:,} frames, {packed.shards} shards, "
+        f"{packed.num_bytes / 1e6:,.0f} MB",
+        highlight=False,
+    )
+
+
+@contextmanager
+def _progress() -> Iterator[Callable[[str, int, int], None]]:
+    """A bar for each dataset, in a terminal."""
+    from rich.progress import Progress
+
+    with Progress(console=err, transient=True, disable=not err.is_terminal) as bars:
+        tasks = {}
+
+        def show(name: str, done: int, total: int) -> None:
+            if name not in tasks:
+                tasks[name] = bars.add_task(name, total=total)
+            bars.update(tasks[name], completed=done)
+
+        yield show

@@ -1,0 +1,83 @@
+"""The verbs about models: what ships, what is converted and exported."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from mixformerv2.cli.common import OverwriteOption, app, need_torch, out, refuse_existing
+
+
+@app.command(epilog="Example: mixformerv2 convert mixformerv2_small.pth.tar small.safetensors")
+def convert(
+    source: Annotated[
+        Path, typer.Argument(help="A published .pth.tar checkpoint: B, S, a student or a MixViT.")
+    ],
+    target: Annotated[Path, typer.Argument(help="The .safetensors file to write.")],
+    overwrite: OverwriteOption = False,
+) -> None:
+    """Read a checkpoint of the released research code; nothing in the file is executed."""
+    need_torch("convert")
+    from mixformerv2.model import checkpoint
+
+    refuse_existing(target, overwrite)
+    config = checkpoint.convert(source, target)
+    m = config.model
+    out.print(
+        f"{target}: {m.depth} blocks, width {m.dim}, MLP ratio {m.mlp_ratio:g}, {m.num_bins} bins, "
+        f"{m.search_px}/{m.template_px} px, {'score head' if m.score_head else 'no score head'}",
+        highlight=False,
+    )
+
+
+@app.command(
+    epilog="Example: mixformerv2 export small.safetensors small/ && mixformerv2 track v.mp4 --model small/ ..."
+)
+def export(
+    source: Annotated[Path, typer.Argument(help="A .safetensors checkpoint.")],
+    folder: Annotated[Path, typer.Argument(help="Folder for the two ONNX graphs and their weights.")],
+    overwrite: OverwriteOption = False,
+) -> None:
+    """Make the pair of graphs that runs without torch."""
+    need_torch("export")
+    from mixformerv2.runtime.backend import SEARCH_GRAPH
+    from mixformerv2.runtime.export import export as export_graphs
+
+    refuse_existing(folder / SEARCH_GRAPH, overwrite)
+    export_graphs(source, folder)
+    size = sum(path.stat().st_size for path in folder.iterdir()) / 1e6
+    out.print(f"{folder}: {size:.1f} MB; track with --model {folder}", highlight=False)
+
+
+@app.command(epilog="Example: mixformerv2 models --json models.json")
+def models(
+    json_file: Annotated[Path | None, typer.Option("--json", help="Also write the list as JSON.")] = None,
+) -> None:
+    """List the models that come with the package."""
+    from dataclasses import asdict
+
+    from rich.table import Table
+
+    from mixformerv2.runtime.backend import read_config, shipped_models
+
+    table = Table("model", "blocks", "width", "MLP", "input px", "MB")
+    listed = []
+    for name, path in shipped_models().items():
+        config, size = read_config(path), path.stat().st_size
+        m = config.model
+        row = (
+            name,
+            m.depth,
+            m.dim,
+            f"{m.mlp_ratio:g}",
+            f"{m.search_px}/{m.template_px}",
+            f"{size / 1e6:.1f}",
+        )
+        table.add_row(*map(str, row))
+        listed.append({"name": name, "path": str(path), "bytes": size, **asdict(config)})
+    if json_file is not None:
+        json_file.write_text(json.dumps(listed, indent=1) + "\n")
+    out.print(table)

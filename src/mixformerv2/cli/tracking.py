@@ -1,0 +1,148 @@
+"""The verbs that follow an object through a video, and those about the models that do it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from mixformerv2.cli.common import OverwriteOption, app, err, out, warn
+
+if TYPE_CHECKING:
+    from mixformerv2.recording import Summary
+
+ModelOption = Annotated[
+    str, typer.Option("--model", help="A shipped model, an exported folder or a .safetensors file.")
+]
+BackendOption = Annotated[str, typer.Option("--backend", help="auto, openvino, onnxruntime or torch.")]
+PrecisionOption = Annotated[str, typer.Option("--precision", help="auto, f32 or bf16.")]
+DeviceOption = Annotated[str, typer.Option("--device", help="auto, cpu, or what the backend offers.")]
+ThreadsOption = Annotated[int | None, typer.Option("--threads", help="CPU threads; all by default.")]
+
+
+@app.command(epilog="Example: mixformerv2 demo --output-dir /tmp/demo")
+def demo(
+    output_dir: Annotated[Path, typer.Option(help="Folder for the three files.")] = Path("mixformerv2-demo"),
+    model: ModelOption = "tiny",
+    backend: BackendOption = "auto",
+    precision: PrecisionOption = "auto",
+    threads: ThreadsOption = None,
+) -> None:
+    """Track the shipped clip: writes an overlay video, a contact sheet and the boxes."""
+    from importlib.resources import as_file, files
+
+    from mixformerv2.recording import Outputs
+    from mixformerv2.tracker import Tracker
+
+    output_dir.mkdir(parents=True, exist_ok=True)
+    outputs = Outputs(
+        video=output_dir / "demo.mp4",
+        results=output_dir / "demo.csv",
+        contact_sheet=output_dir / "demo.png",
+        overwrite=True,
+    )
+    with as_file(files("mixformerv2") / "demo") as folder:
+        clip = json.loads((folder / "demo.json").read_text())
+        tracker = Tracker(model, backend, precision, threads=threads)
+        summary = _record(folder / clip["video"], clip["box"], tracker, outputs, clip["start_frame"])
+    _report(summary, tracker, outputs)
+
+
+@app.command(
+    "track",
+    epilog="Example: mixformerv2 track street.mp4 --box 205,151,17,50 --results street.csv --output out.mp4",
+)
+def track_verb(
+    source: Annotated[
+        str,
+        typer.Argument(
+            help="Video file, folder or glob of images, camera number, rtsp:// or http(s):// URL."
+        ),
+    ],
+    box: Annotated[str, typer.Option(help="x,y,w,h of the object in pixels of the start frame.")],
+    start_frame: Annotated[int, typer.Option(help="Frame that the box belongs to, from 0.")] = 0,
+    output: Annotated[Path | None, typer.Option(help="Overlay video to write (.mp4, .mov, .mkv).")] = None,
+    results: Annotated[Path | None, typer.Option(help="Boxes to write: .csv, .jsonl or .txt.")] = None,
+    results_format: Annotated[
+        str | None, typer.Option(help="csv, jsonl, otb, lasot or got10k; by default from the suffix.")
+    ] = None,
+    model: ModelOption = "tiny",
+    backend: BackendOption = "auto",
+    precision: PrecisionOption = "auto",
+    device: DeviceOption = "auto",
+    threads: ThreadsOption = None,
+    overwrite: OverwriteOption = False,
+) -> None:
+    """Follow one object through a video; without --output and --results, writes SOURCE-tracked.mp4 here."""
+    from mixformerv2.recording import Outputs
+    from mixformerv2.tracker import Tracker
+
+    coordinates = _parse_box(box)
+    if output is None and results is None:
+        output = Path(f"{_stem(source)}-tracked.mp4")
+    outputs = Outputs(output, results, results_format, overwrite=overwrite)
+    tracker = Tracker(model, backend, precision, device, threads)
+    summary = _record(source, coordinates, tracker, outputs, start_frame)
+    _report(summary, tracker, outputs)
+    if summary.interrupted:
+        raise typer.Exit(130)
+
+
+def _parse_box(text: str) -> list[float]:
+    try:
+        values = [float(part) for part in text.replace(" ", "").split(",")]
+    except ValueError:
+        values = []
+    if len(values) != 4:
+        raise ValueError(f"--box is four numbers x,y,w,h in pixels, such as 205,151,17,50; got {text!r}")
+    return values
+
+
+def _stem(source: str) -> str:
+    """A file name for what was tracked, whatever kind of source it is."""
+    stem = Path(source.rstrip("/")).stem if "://" not in source else source.split("://")[1].split("/")[0]
+    return "".join(c if c.isalnum() or c in "-_." else "_" for c in stem) or "video"
+
+
+def _record(source: str | Path, box: list[float], tracker: Any, outputs: Any, start_frame: int) -> Summary:
+    """``record`` with a progress bar of frames per second."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn
+    from rich.text import Text
+
+    from mixformerv2.recording import record
+
+    class FramesPerSecond(ProgressColumn):
+        def render(self, task: Task) -> Text:
+            return Text(f"{task.speed:.0f} frames/s" if task.speed else "")
+
+    columns = (TextColumn("tracking"), BarColumn(), MofNCompleteColumn(), FramesPerSecond())
+    with Progress(*columns, console=err, transient=True, disable=not err.is_terminal) as bars:
+        bar = bars.add_task("tracking", total=None)
+        return record(
+            source,
+            box,
+            tracker,
+            outputs,
+            start_frame,
+            progress=lambda done, total: bars.update(bar, completed=done, total=total),
+        )
+
+
+def _report(summary: Summary, tracker: Any, outputs: Any) -> None:
+    if summary.warning:
+        warn(summary.warning)
+    if summary.interrupted:
+        warn(f"stopped by Ctrl-C after {summary.frames} frames; what was tracked is written")
+    speed = (
+        f", {summary.tracker_ms:.1f} ms each ({1000 / summary.tracker_ms:.0f} per second)"
+        if summary.frames > 1
+        else ""
+    )
+    lost = f", lost in {summary.lost_frames}" if summary.lost_frames else ""
+    engine = f"{tracker.backend.name} {tracker.backend.precision}"
+    out.print(f"{summary.frames} frames{lost}{speed} with {engine}", highlight=False)
+    for path in (outputs.video, outputs.contact_sheet, outputs.results):
+        if path is not None and path.exists():
+            out.print(f"  {path}", highlight=False)

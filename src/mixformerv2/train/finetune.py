@@ -1,0 +1,127 @@
+"""Fine-tuning on a few clips of one's own, measured before and after: on what was held back of them, and on a guard.
+
+The last part of every clip is held back from training, so the comparison says something about new frames.
+"""
+
+from __future__ import annotations
+
+import collections.abc
+import dataclasses
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from rich.table import Table
+
+from mixformerv2.data.datasets import open_datasets
+from mixformerv2.data.sequence import Frames, Sequence
+from mixformerv2.evaluate.run import evaluate
+from mixformerv2.runtime.backend import find_weights
+from mixformerv2.tracker import Tracker
+from mixformerv2.train import pipeline
+from mixformerv2.train.engine import RunOptions
+from mixformerv2.train.pipeline import Outcome
+from mixformerv2.train.stages import Recipe
+
+NAME = "finetune"
+HELD_BACK = 0.3  # of every clip's frames, the last ones
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Mean AUC of the starting model and of the fine-tuned one on the same frames."""
+
+    on: str
+    before: float
+    after: float
+
+
+@dataclass(frozen=True)
+class Report:
+    outcome: Outcome
+    comparisons: tuple[Comparison, ...]  # empty while the run is not finished
+
+
+@dataclass(frozen=True)
+class FrameRange:
+    """Some of another source's frames."""
+
+    frames: Frames
+    first: int
+    length: int
+
+    def __len__(self) -> int:
+        return self.length
+
+    def read(self, index: int) -> np.ndarray:
+        return self.frames.read(self.first + index)
+
+    def place(self, index: int) -> str:
+        return self.frames.place(self.first + index)
+
+
+def cut(sequence: Sequence, first: int, end: int) -> Sequence:
+    """The frames from ``first`` up to, not including, ``end``. Masks are left out."""
+
+    def part(rows: np.ndarray | None) -> np.ndarray | None:
+        return None if rows is None else rows[first:end]
+
+    return Sequence(
+        sequence.name,
+        FrameRange(sequence.frames, first, end - first),
+        sequence.boxes_frame[first:end],
+        sequence.absent[first:end],
+        part(sequence.occluded),
+        part(sequence.out_of_view),
+    )
+
+
+def split(sequences: collections.abc.Sequence[Sequence]) -> tuple[list[Sequence], list[Sequence]]:
+    """The frames to learn from and those held back; a clip too short to be split is learnt from as a whole."""
+    learnt, held_back = [], []
+    for sequence in sequences:
+        boundary = round(len(sequence) * (1 - HELD_BACK))
+        later = np.flatnonzero(~sequence.absent[boundary:])
+        if len(later) < 2 or sequence.absent[:boundary].all():
+            learnt.append(sequence)
+            continue
+        learnt.append(cut(sequence, 0, boundary))
+        held_back.append(cut(sequence, boundary + int(later[0]), len(sequence)))
+    return learnt, held_back
+
+
+def run(recipe: Recipe, data: Path | str, output: Path, options: RunOptions, guard: Path | None) -> Report:
+    """Trains on the clips in ``data``, then measures the model it started from and the one it made."""
+    learnt: dict[str, collections.abc.Sequence[Sequence]] = {}
+    measured: dict[str, list[Sequence]] = {"your clips, frames held back": []}
+    for kind, sequences in open_datasets(data).items():
+        learnt[kind], held_back = split(sequences)
+        measured["your clips, frames held back"] += held_back
+    if guard is not None:
+        measured[f"guard set {guard.name}"] = [s for group in open_datasets(guard).values() for s in group]
+    outcome = pipeline.run(recipe, learnt, output, options)
+    if outcome.weights is None:
+        return Report(outcome, ())
+    report = Report(outcome, compare(find_weights(recipe.stages[0].start), outcome.weights, measured))
+    comparisons = [dataclasses.asdict(comparison) for comparison in report.comparisons]
+    (output / "finetune.json").write_text(json.dumps(comparisons, indent=1) + "\n")
+    return report
+
+
+def compare(before: Path, after: Path, measured: Mapping[str, list[Sequence]]) -> tuple[Comparison, ...]:
+    """One-pass evaluation of two checkpoints, both in torch, so that nothing but the weights differs."""
+    trackers = [Tracker(path, backend="torch") for path in (before, after)]
+    return tuple(
+        Comparison(on, *(evaluate(tracker, sequences).mean.auc for tracker in trackers))
+        for on, sequences in measured.items()
+        if sequences
+    )
+
+
+def table(report: Report) -> Table:
+    rows = Table("AUC on", "before", "after")
+    for comparison in report.comparisons:
+        rows.add_row(comparison.on, f"{comparison.before:.3f}", f"{comparison.after:.3f}")
+    return rows

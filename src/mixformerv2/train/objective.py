@@ -1,0 +1,216 @@
+"""What one step of training computes: the loss of a batch, and the numbers that show a collapse early."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mixformerv2.data.pairs import Batch
+from mixformerv2.distill.replacement import Replacement, ReplacementSchedule
+from mixformerv2.distill.targets import Teacher, matched_features
+from mixformerv2.model.network import Network, Prediction
+from mixformerv2.train import losses
+
+
+@dataclass(frozen=True)
+class LossWeights:
+    """Factors of the parts of the loss; a part of weight 0 is not computed. The defaults are the paper's."""
+
+    l1: float = 5.0
+    ciou: float = 2.0
+    giou: float = 0.0
+    side: float = 0.0  # cross-entropy of the distributions with the true coordinate
+    divergence: float = 0.0  # KL from the teacher's distributions; 5 in the paper
+    features: float = 0.0  # squared distance to the teacher's tokens in matched layers; 0.2 in the paper
+    search_token: float = 0.0  # auxiliary: which search tokens lie in the target, and where its sides are
+    attention: float = 0.0  # auxiliary: where the prediction tokens look in the last block
+    score: float = 0.0  # is the template's target in the search crop?
+
+    def __post_init__(self) -> None:
+        negative = [field.name for field in fields(self) if not getattr(self, field.name) >= 0]
+        if negative or not any(getattr(self, field.name) for field in fields(self)):
+            raise ValueError(f"loss weights must not be negative, and one of them positive, got {self}")
+
+    @property
+    def of_teacher(self) -> bool:
+        """Whether a teacher is asked."""
+        return bool(self.divergence or self.features)
+
+    @property
+    def of_box(self) -> bool:
+        return bool(self.l1 or self.ciou or self.giou or self.side)
+
+    def auxiliary(self) -> LossWeights:
+        """The auxiliary losses alone."""
+        return LossWeights(l1=0.0, ciou=0.0, search_token=self.search_token, attention=self.attention)
+
+
+class Answers(NamedTuple):
+    """What student and teacher say to one batch."""
+
+    student: Prediction
+    teacher: Prediction | None
+    student_features: list[Tensor]  # matched with the teacher's
+    teacher_features: list[Tensor]
+
+
+class Objective(nn.Module):
+    """A network in training: its loss, and the probe on its search tokens that is dropped afterwards.
+
+    ``feature_layers`` pairs blocks of the student with blocks of the teacher.
+    """
+
+    def __init__(
+        self,
+        network: Network,
+        weights: LossWeights,
+        teacher: Teacher | None = None,
+        feature_layers: tuple[tuple[int, int], ...] = (),
+    ) -> None:
+        super().__init__()
+        self.network = network
+        self.weights = weights
+        self.teacher = teacher
+        self.feature_layers = feature_layers
+        self.probe: nn.Module | None = None
+        if weights.search_token:
+            self.probe = nn.Sequential(nn.LayerNorm(network.config.dim), nn.Linear(network.config.dim, 5))
+
+    def forward(
+        self, batch: Batch, step: int = 0, finding_only: bool = False
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """The weighted sum, and its parts and diagnostics, each a scalar.
+
+        Every part is a sum over the examples with the target in sight, divided by the size of the batch, so that the
+        mean over parts of a batch is that of the whole. ``finding_only`` leaves the auxiliary losses alone.
+        ``side_spread`` is the deviation of the predicted coordinates over the batch, ``token_norm`` the norm of the
+        prediction tokens and ``token_distance`` their mutual distance over it: a fall of the first or the last to
+        zero, or a rise of the second, is a collapse.
+        """
+        weights = self.weights.auxiliary() if finding_only else self.weights
+        answers = self.answers(batch, step)
+        parts = self._box_parts(answers.student, batch, weights)
+        parts |= self._auxiliary_parts(answers.student, batch, weights)
+        parts |= _teacher_parts(answers, batch, weights)
+        if weights.score:
+            score = answers.student.score_logits
+            assert score is not None, "a loss on the score needs a score head"
+            parts["score"] = F.binary_cross_entropy_with_logits(score.float(), batch.present.float())
+        total = torch.stack([getattr(weights, name) * part for name, part in parts.items()]).sum()
+        with torch.no_grad():
+            return total, parts | _diagnostics(answers.student, batch)
+
+    def answers(self, batch: Batch, step: int) -> Answers:  # noqa: ARG002 (for those that change from step to step)
+        """Student and teacher on the same crops."""
+        student = self.network.search(
+            batch.search, self.network.encode_templates(batch.template, batch.online)
+        )
+        if self.teacher is None:
+            return Answers(student, None, [], [])
+        teacher = self.teacher.predict(batch.template, batch.online, batch.search)
+        return Answers(student, teacher, *matched_features(student, teacher, self.feature_layers))
+
+    def _box_parts(self, answer: Prediction, batch: Batch, weights: LossWeights) -> dict[str, Tensor]:
+        present, count = batch.present, len(batch.present)
+        box, truth = answer.box_unit.float()[present], batch.box_unit[present]
+        parts = {}
+        if weights.l1:
+            parts["l1"] = (box - truth).abs().mean(dim=1).sum() / count
+        if weights.ciou:
+            parts["ciou"] = losses.ciou_loss(box, truth).sum() / count
+        if weights.giou:
+            parts["giou"] = losses.giou_loss(box, truth).sum() / count
+        if weights.side:
+            side_logits = answer.side_logits.float()[present]
+            parts["side"] = losses.side_cross_entropy(side_logits, truth).sum() / count
+        return parts
+
+    def _auxiliary_parts(self, answer: Prediction, batch: Batch, weights: LossWeights) -> dict[str, Tensor]:
+        present, count = batch.present, len(batch.present)
+        truth = batch.box_unit[present]
+        parts = {}
+        if weights.search_token:
+            assert self.probe is not None
+            probed = self.probe(self._search_tokens(answer)[present]).float()
+            parts["search_token"] = losses.search_token_loss(probed, truth).sum() / count
+        if weights.attention:
+            attention = self._last_attention(answer)[present]
+            parts["attention"] = losses.attention_guidance_loss(attention, truth).sum() / count
+        return parts
+
+    def _search_tokens(self, answer: Prediction) -> Tensor:
+        """The search tokens that the box is read from."""
+        if self.network.config.box_head == "corner":
+            return answer.features[-1]
+        # Those that enter the last block: it reads its answer from them, and nothing comes after.
+        return answer.features[-2][:, :-4]
+
+    def _last_attention(self, answer: Prediction) -> Tensor:
+        """How the last block's prediction tokens share their attention among the search tokens, (b, 4, tokens).
+
+        The mean over heads. Its inputs are cut off: the loss on it teaches the last block to find what earlier
+        blocks have marked, and leaves the marking to the search tokens' own loss.
+        """
+        block = self.network.backbone.blocks[-1]
+        normed = block.norm1(answer.features[-2].detach())
+        queries = block.attn.project_queries(normed[:, -4:])
+        keys = block.attn.project_keys_values(normed[:, :-4]).keys
+        scores = (queries @ keys.transpose(-1, -2)).float() * queries.shape[-1] ** -0.5
+        return scores.softmax(dim=-1).mean(dim=1)
+
+
+class ReplacementObjective(Objective):
+    """A student whose blocks take the place of the teacher's: in every step some, in the end all."""
+
+    def __init__(
+        self,
+        student: Network,
+        weights: LossWeights,
+        teacher: Network,
+        schedule: ReplacementSchedule,
+        steps: int,
+        seed: int,
+    ) -> None:
+        super().__init__(student, weights)
+        # Held so that its student is not registered a second time.
+        self._replacement = (Replacement(student, teacher, schedule),)
+        self._steps, self._seed = steps, seed
+
+    def answers(self, batch: Batch, step: int) -> Answers:
+        (replacement,) = self._replacement
+        generator = torch.Generator().manual_seed(self._seed * self._steps + step)  # alike in every process
+        chosen = replacement.draw(step / self._steps, generator)
+        answer = replacement(batch.template, batch.online, batch.search, chosen)
+        return Answers(answer.mixed, answer.teacher, answer.mixed_features, answer.teacher_features)
+
+
+def _teacher_parts(answers: Answers, batch: Batch, weights: LossWeights) -> dict[str, Tensor]:
+    parts = {}
+    if weights.divergence:
+        assert answers.teacher is not None
+        present = batch.present  # of a target that is not there a teacher knows nothing
+        logits = (answer.side_logits.float()[present] for answer in (answers.student, answers.teacher))
+        parts["divergence"] = losses.side_divergence(*logits).sum() / len(present)
+    if weights.features:
+        student = [tokens.float() for tokens in answers.student_features]
+        teacher = [tokens.float() for tokens in answers.teacher_features]
+        parts["features"] = losses.feature_mimicking(student, teacher).mean()
+    return parts
+
+
+def _diagnostics(answer: Prediction, batch: Batch) -> dict[str, Tensor]:
+    box, present = answer.box_unit.float(), batch.present
+    tokens = answer.features[-1].float()
+    norm = tokens.norm(dim=-1)
+    centred = tokens - tokens.mean(dim=1, keepdim=True)
+    overlap = losses.iou(box, batch.box_unit).clamp(0, 1) * present
+    return {
+        "iou": overlap.sum() / present.sum().clamp(min=1),
+        "side_spread": box.std(dim=0, correction=0).mean(),
+        "token_norm": norm.mean(),
+        "token_distance": (centred.norm(dim=-1) / norm).mean(),
+    }

@@ -1,0 +1,147 @@
+"""A whole recipe: stage after stage, each from what the earlier ones left, going on where the last run stopped."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import shutil
+import signal
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from mixformerv2.data.benchmarks import LAYOUTS
+from mixformerv2.data.loader import Loader
+from mixformerv2.data.memory import Decoded
+from mixformerv2.data.sequence import Sequences
+from mixformerv2.train import pictures
+from mixformerv2.train.engine import LAST, Deadline, Engine, RunOptions, open_fabric
+from mixformerv2.train.log import JSON_LOG
+from mixformerv2.train.settings import as_plain, differences
+from mixformerv2.train.stages import Recipe, StageConfig
+from mixformerv2.train.starting import starting_network, teacher_network
+from mixformerv2.train.validation import Validation
+
+Datasets = Mapping[str, Sequences]
+
+DONE = "done.json"  # the stage's settings, written when it has ended
+RESULT = "model.safetensors"  # what the last stage made
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a run ended."""
+
+    weights: Path | None  # of the whole recipe; None when it stopped before
+    stopped_in: str | None = None  # stage
+    interrupted: bool = False  # by Ctrl-C
+    skipped: dict[str, int] = dataclasses.field(default_factory=dict)  # unreadable images
+
+
+def run(recipe: Recipe, data: Datasets, output: Path, options: RunOptions) -> Outcome:
+    """Trains what is not yet trained in ``output``; every stage has a folder of its own there.
+
+    ``data`` maps kinds of datasets to their sequences, as ``open_datasets`` gives them.
+    Raises ValueError for settings, data or networks that do not fit; before the first step of the stage concerned,
+    and before any where that can be known.
+    """
+    return _Run(data, output, options, Deadline(options.max_minutes)).through(recipe)
+
+
+@dataclass
+class _Run:
+    """What the stages share."""
+
+    data: Datasets
+    output: Path
+    options: RunOptions
+    deadline: Deadline
+    finished: dict[str, Path] = dataclasses.field(default_factory=dict)  # stage -> its weights
+    skipped: dict[str, int] = dataclasses.field(default_factory=dict)
+    decoded: Decoded | None = None  # images in memory
+
+    def through(self, recipe: Recipe) -> Outcome:
+        with self.deadline.watching_signals():
+            for stage in recipe.stages:
+                if not _is_done(stage, self.output / stage.name) and not self.train(stage):
+                    return Outcome(None, stage.name, self.deadline.signal == signal.SIGINT, self.skipped)
+                self.finished[stage.name] = self.output / stage.name / LAST
+        weights = self.output / RESULT
+        shutil.copyfile(self.finished[recipe.stages[-1].name], weights)
+        return Outcome(weights, skipped=self.skipped)
+
+    def train(self, stage: StageConfig) -> bool:
+        """Whether the stage is finished; otherwise all is saved."""
+        folder, options = self.output / stage.name, self.options
+        folder.mkdir(parents=True, exist_ok=True)
+        fabric = open_fabric(stage, options)
+        validation = None
+        if stage.validation is not None:
+            validation = Validation.choose(stage.validation, self.data, fabric.device.type)
+        teacher = teacher_network(stage, self.finished)
+        loader = self._loader(stage, fabric.device)
+        first = next(iter(loader.chunks([0])))
+        start = starting_network(stage, self.finished, first)
+        if fabric.is_global_zero:
+            pictures.save_png(pictures.batch_grid(first, None), folder / "examples.png")
+        with _spoken_errors(stage, options):
+            engine = Engine(stage, loader, start, teacher, folder, fabric, options, validation)
+            done = engine.run(self.deadline)
+        self.decoded = loader.decoded
+        self.skipped.update(loader.skipped)
+        if fabric.is_global_zero:
+            pictures.curves(folder / JSON_LOG, folder / "curves.png")
+            if done:
+                (folder / DONE).write_text(json.dumps(as_plain(stage), indent=1) + "\n")
+        return done
+
+    def _loader(self, stage: StageConfig, device: torch.device) -> Loader:
+        model, options = stage.target.model, self.options
+        return Loader(
+            _to_learn_from(stage, self.data),
+            stage.data,
+            search_px=model.search_px,
+            template_px=model.template_px,
+            seed=stage.seed,
+            device=device,
+            workers=options.workers,
+            in_memory=options.in_memory,
+            max_gigabytes=options.max_gigabytes,
+            decoded=self.decoded,
+        )
+
+
+def _to_learn_from(stage: StageConfig, data: Datasets) -> Datasets:
+    """Without weights all datasets, but those that the field keeps for tests."""
+    if stage.data.sample.weights:
+        return data
+    for_tests = {kind for kind, layout in LAYOUTS.items() if layout.only_for_tests}
+    return {kind: sequences for kind, sequences in data.items() if kind.split(":")[0] not in for_tests}
+
+
+def _is_done(stage: StageConfig, folder: Path) -> bool:
+    """Raises ValueError where the stage was finished with other settings, naming every difference."""
+    if not (folder / DONE).exists():
+        return False
+    changed = differences(json.loads((folder / DONE).read_text()), as_plain(stage))
+    if changed:
+        raise ValueError(
+            f"{folder} holds this stage with other settings ({'; '.join(changed)}): "
+            "go on with the old ones or choose another output folder"
+        )
+    return True
+
+
+@contextlib.contextmanager
+def _spoken_errors(stage: StageConfig, options: RunOptions) -> Iterator[None]:
+    try:
+        yield
+    except torch.cuda.OutOfMemoryError:
+        size = options.micro_batch or stage.batch
+        raise ValueError(
+            f"stage {stage.name}: the GPU has no memory left for {size} examples at once: "
+            f"pass --micro-batch {max(size // 2, 1)}, which trains the same"
+        ) from None

@@ -1,0 +1,50 @@
+"""Validation as tracking: what the averaged weights score on whole sequences."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from mixformerv2.config import Config
+from mixformerv2.data.sequence import Sequence, Sequences
+from mixformerv2.evaluate.run import evaluate
+from mixformerv2.model.network import Network
+from mixformerv2.runtime.torch import NetworkBackend
+from mixformerv2.tracker import Tracker
+from mixformerv2.train.stages import ValidationConfig
+
+
+@dataclass(frozen=True)
+class Validation:
+    """Sequences to track, and how often."""
+
+    config: ValidationConfig
+    sequences: tuple[Sequence, ...]
+    device: str = "cpu"
+
+    @classmethod
+    def choose(
+        cls,
+        config: ValidationConfig,
+        datasets: Mapping[str, Sequences],
+        device: str = "cpu",
+    ) -> Validation:
+        """The sequences that the config names. Raises ValueError naming what is not there."""
+        if config.dataset not in datasets:
+            raise ValueError(
+                f"validation.dataset is {config.dataset!r}, but the data folder holds {', '.join(datasets)}: "
+                "choose one of them, or set validation to null"
+            )
+        sequences = tuple(datasets[config.dataset])
+        if config.sequences:
+            by_name = {sequence.name: sequence for sequence in sequences}
+            unknown = [name for name in config.sequences if name not in by_name]
+            if unknown:
+                raise ValueError(f"the dataset {config.dataset} has no sequence {', '.join(unknown)}")
+            sequences = tuple(by_name[name] for name in config.sequences)
+        return cls(config, sequences, device)
+
+    def measure(self, network: Network, target: Config) -> dict[str, float]:
+        """Mean AUC, precision and normalised precision of the tracker with this network."""
+        tracker = Tracker(backend=NetworkBackend(network.to(self.device), target))
+        return evaluate(tracker, self.sequences, self.config.max_frames).mean._asdict()
