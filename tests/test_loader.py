@@ -135,6 +135,7 @@ def test_the_stream_takes_no_numbers_from_anybody_elses_generator(
 
 def test_what_workers_do_survives_being_sent_to_a_fresh_process(datasets: dict[str, list[Sequence]]) -> None:
     loader = make(datasets, in_memory=False)
+    loader.prepare()
     work = loader._start().dataset
     sent = pickle.loads(pickle.dumps(work))
     here, there = work[3], sent[3]
@@ -234,8 +235,8 @@ def test_a_killed_worker_is_said_in_one_sentence_and_the_next_chunks_come_from_n
     loader = make(datasets, in_memory=False, workers=1)
     chunks = loader.chunks(itertools.count())
     first = next(chunks)
-    assert loader._from_disk is not None and loader._from_disk._iterator is not None
-    os.kill(loader._from_disk._iterator._workers[0].pid, signal.SIGKILL)
+    assert loader._ahead is not None and loader._ahead._iterator is not None
+    os.kill(loader._ahead._iterator._workers[0].pid, signal.SIGKILL)
     with pytest.raises(ChildProcessError, match="one of 1 data workers died, most likely for lack of memory"):
         for _ in range(20):
             next(chunks)

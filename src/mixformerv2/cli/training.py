@@ -37,9 +37,7 @@ def train(
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     workers: Annotated[
         int,
-        typer.Option(
-            help="Processes that read images, with --no-memory; else threads that decode at the start."
-        ),
+        typer.Option(help="Processes that prepare examples ahead."),
     ] = 0,
     memory: Annotated[
         bool, typer.Option(help="Decode all images once and keep them, or read them as they are needed.")

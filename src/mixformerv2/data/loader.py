@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader, Dataset
 from mixformerv2.data.augment import DegradeConfig
 from mixformerv2.data.memory import Decoded
 from mixformerv2.data.pairs import Batch, Seen, compose
-from mixformerv2.data.reading import Disk, Memory, Prepared, Stream
+from mixformerv2.data.reading import Disk, MemoryPlans, Planned, Prepared, Stream, look_in_bank
 from mixformerv2.data.sampler import Datasets, SampleConfig, Sampler
 from mixformerv2.data.views import ViewConfig
 
@@ -61,7 +61,8 @@ class Loader:
         max_skipped_share: float = 0.01,
         decoded: Decoded | None = None,
     ) -> None:
-        """`workers` are threads that decode in the beginning, or processes that read ahead from disk; 0 is none.
+        """`workers` are processes that read ahead from disk, or plan ahead what is taken from memory; 0 is none.
+        As many threads decode in the beginning.
 
         `max_side_px` shrinks the frames in memory, which may take `max_gigabytes`. Of the examples so far,
         `max_skipped_share` may have had to be drawn anew because a file could not be read. `decoded` is another
@@ -88,8 +89,8 @@ class Loader:
         self._examples = self._redrawn = 0
         self.decoded = decoded
         """the frames in memory, once prepared"""
-        self._memory: Memory | None = None
-        self._from_disk: DataLoader[Any] | None = None
+        self._source: Disk | MemoryPlans | None = None
+        self._ahead: DataLoader[Any] | None = None
         self._indexes = _Indexes()
 
     def prepare(self) -> None:
@@ -97,7 +98,10 @@ class Loader:
 
         Raises ValueError if they take more than is allowed.
         """
-        if not self.in_memory or self._memory is not None:
+        if self._source is not None:
+            return
+        if not self.in_memory:
+            self._source = Disk(self.stream)
             return
         sampler = self.stream.sampler
         if self.decoded is None or not self.decoded.holds(sampler.names, self.device):
@@ -107,7 +111,7 @@ class Loader:
             )
             for place in self.decoded.unreadable.values():
                 self.skipped[place] = self.skipped.get(place, 0) + 1
-        self._memory = Memory(self.stream, self.decoded)
+        self._source = MemoryPlans(self.stream, self.decoded)
 
     def chunks(self, indexes: Iterable[int]) -> Iterator[Batch]:
         """The chunks with these numbers, in this order; one call at a time.
@@ -121,20 +125,23 @@ class Loader:
 
     def close(self) -> None:
         """Ends the worker processes; the next chunks start new ones."""
-        self._from_disk = None
+        self._ahead = None
 
     def _prepared(self, indexes: Iterable[int]) -> Iterator[Prepared]:
-        if self._memory is not None:
-            yield from map(self._memory.prepare, indexes)
-            return
+        for chunk in self._from_source(indexes):
+            if isinstance(chunk, ValueError):
+                raise chunk
+            if isinstance(chunk, Planned):
+                assert self.decoded is not None
+                chunk = look_in_bank(chunk, self.decoded.bank, self.stream)
+            yield chunk
+
+    def _from_source(self, indexes: Iterable[int]) -> Iterator[Planned | Prepared | ValueError]:
         self._indexes.numbers = indexes
-        if self._from_disk is None:
-            self._from_disk = self._start()
+        if self._ahead is None:
+            self._ahead = self._start()
         try:
-            for prepared in _begin(self._from_disk):
-                if isinstance(prepared, ValueError):
-                    raise prepared
-                yield prepared
+            yield from _begin(self._ahead)
         except (RuntimeError, ConnectionError, FileNotFoundError, EOFError) as error:
             if not _is_death(error):
                 raise
@@ -145,8 +152,9 @@ class Loader:
             ) from error
 
     def _start(self) -> DataLoader[Any]:
+        assert self._source is not None
         return DataLoader(
-            _Chunks(Disk(self.stream)),
+            _Chunks(self._source),
             sampler=self._indexes,
             batch_size=None,
             collate_fn=_as_it_is,
@@ -194,12 +202,12 @@ class _Indexes(collections.abc.Iterable[int]):
 class _Chunks(Dataset[Any]):
     """What a worker process does for one number."""
 
-    def __init__(self, disk: Disk) -> None:
-        self.disk = disk
+    def __init__(self, source: Disk | MemoryPlans) -> None:
+        self.source = source
 
-    def __getitem__(self, index: int) -> Prepared | ValueError:
+    def __getitem__(self, index: int) -> Planned | Prepared | ValueError:
         try:
-            return self.disk.prepare(index)
+            return self.source.prepare(index)
         except ValueError as error:
             # Raised here, its message would come with the worker's traceback in it.
             return error

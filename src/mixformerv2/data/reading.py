@@ -12,10 +12,10 @@ from typing import NamedTuple, TypeVar
 
 import numpy as np
 import torch
-from jaxtyping import Int64, UInt8
+from jaxtyping import Int, Int64, UInt8
 from torch import Tensor
 
-from mixformerv2.data.bank import look, read_rgbm
+from mixformerv2.data.bank import ImageBank, look, read_rgbm
 from mixformerv2.data.memory import Decoded
 from mixformerv2.data.pairs import Seen
 from mixformerv2.data.sampler import BEHIND, Plan, Sampler
@@ -149,45 +149,59 @@ class Disk:
             raise UnreadableError(sequence.frames.place(frame)) from error
 
 
-class Memory:
-    """Looks at frames that are held decoded, on any device."""
+class Planned(NamedTuple):
+    """A chunk whose frames are known but not yet looked at: small, whatever its pictures."""
+
+    number: int
+    plan: Plan
+    rows: Int64[np.ndarray, "b scenes 3"]  # of each layer in the bank; any for a layer not used
+    frame_sizes: Int[np.ndarray, "b scenes 3 2"]
+    skipped: dict[str, int]
+
+
+class MemoryPlans:
+    """Finds the frames of each chunk among those held decoded; without their pixels, so that any process can."""
 
     def __init__(self, stream: Stream, decoded: Decoded) -> None:
         """`decoded` must have all of the stream's datasets."""
         self.stream = stream
-        self.decoded = decoded
-        self.first_sequence = np.array([decoded.first_sequence[name] for name in stream.sampler.names])
+        self._first_sequence = np.array([decoded.first_sequence[name] for name in stream.sampler.names])
+        self._first_frame, self._rows = decoded.first_frame, decoded.rows
+        self._unreadable, self._frame_sizes = decoded.unreadable, decoded.bank.frame_sizes
 
-    def prepare(self, index: int) -> Prepared:
+    def prepare(self, index: int) -> Planned:
         """Raises ValueError as `Stream.plan` does."""
         plan, shown, skipped = self.stream.plan(index, self._show)
         rows = np.stack(shown)
-        used = plan.used
-        bank = self.decoded.bank
-        sizes = np.where(used[..., None], bank.frame_sizes[rows], 1)
-        to_frame = plan.to_frame.copy()
-        to_frame[:, :, BEHIND] = part_to_frame(to_frame[:, :, BEHIND], sizes[:, :, BEHIND])
-
-        def windows(which: slice, side_px: int) -> UInt8[Tensor, "n side side 4"]:
-            chosen = used[:, which]
-            return bank.view(rows[:, which][chosen], to_frame[:, which][chosen], side_px)
-
-        last = used.shape[1] - 1
-        seen = Seen(
-            windows(slice(0, last), self.stream.template_px),
-            windows(slice(last, None), self.stream.search_px),
-            sizes,
-        )
-        return Prepared(index, plan, seen, dict(skipped))
+        sizes = np.where(plan.used[..., None], self._frame_sizes[rows], 1)
+        return Planned(index, plan, rows, sizes, dict(skipped))
 
     def _show(self, plan: Plan, row: int) -> Int64[np.ndarray, "scenes 3"]:
-        """The rows of an example's frames in the bank; any for a layer not used."""
         dataset, sequence, frame = np.moveaxis(np.maximum(plan.frames[row], 0), -1, 0)
-        first = self.decoded.first_frame[self.first_sequence[dataset] + sequence]
+        first = self._first_frame[self._first_sequence[dataset] + sequence]
         if (first[plan.used[row]] < 0).any():
             raise UnreadableError("a sequence that could not be opened before")
         numbers = np.where(plan.used[row], first + frame, 0)
-        rows = np.where(plan.used[row], self.decoded.rows[numbers], 0)
+        rows = np.where(plan.used[row], self._rows[numbers], 0)
         if (rows < 0).any():
-            raise UnreadableError(self.decoded.unreadable[int(numbers[rows < 0][0])])
+            raise UnreadableError(self._unreadable[int(numbers[rows < 0][0])])
         return rows
+
+
+def look_in_bank(planned: Planned, bank: ImageBank, stream: Stream) -> Prepared:
+    """The windows of a chunk, cut on the bank's device."""
+    used = planned.plan.used
+    to_frame = planned.plan.to_frame.copy()
+    to_frame[:, :, BEHIND] = part_to_frame(to_frame[:, :, BEHIND], planned.frame_sizes[:, :, BEHIND])
+
+    def windows(which: slice, side_px: int) -> UInt8[Tensor, "n side side 4"]:
+        chosen = used[:, which]
+        return bank.view(planned.rows[:, which][chosen], to_frame[:, which][chosen], side_px)
+
+    last = used.shape[1] - 1
+    seen = Seen(
+        windows(slice(0, last), stream.template_px),
+        windows(slice(last, None), stream.search_px),
+        planned.frame_sizes,
+    )
+    return Prepared(planned.number, planned.plan, seen, planned.skipped)

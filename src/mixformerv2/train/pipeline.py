@@ -12,11 +12,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from jaxtyping import Float
+from torch import Tensor
 
 from mixformerv2.data.benchmarks import LAYOUTS
 from mixformerv2.data.loader import Loader
 from mixformerv2.data.memory import Decoded
+from mixformerv2.data.pairs import Batch
 from mixformerv2.data.sequence import Sequences
+from mixformerv2.model.network import Network
 from mixformerv2.train import pictures
 from mixformerv2.train.engine import LAST, Deadline, Engine, RunOptions, open_fabric
 from mixformerv2.train.log import JSON_LOG
@@ -29,6 +33,10 @@ Datasets = Mapping[str, Sequences]
 
 DONE = "done.json"  # the stage's settings, written when it has ended
 RESULT = "model.safetensors"  # what the last stage made
+EXAMPLES, CURVES = (
+    "examples.png",
+    "curves.png",
+)  # what the network sees, in the end with its answers; how it learned
 
 
 @dataclass(frozen=True)
@@ -86,14 +94,15 @@ class _Run:
         first = next(iter(loader.chunks([0])))
         start = starting_network(stage, self.finished, first)
         if fabric.is_global_zero:
-            pictures.save_png(pictures.batch_grid(first, None), folder / "examples.png")
+            pictures.save_png(pictures.batch_grid(first, None), folder / EXAMPLES)
         with _spoken_errors(stage, options):
             engine = Engine(stage, loader, start, teacher, folder, fabric, options, validation)
             done = engine.run(self.deadline)
         self.decoded = loader.decoded
         self.skipped.update(loader.skipped)
         if fabric.is_global_zero:
-            pictures.curves(folder / JSON_LOG, folder / "curves.png")
+            pictures.save_png(pictures.batch_grid(first, _boxes(engine.result(), first)), folder / EXAMPLES)
+            pictures.curves(folder / JSON_LOG, folder / CURVES)
             if done:
                 (folder / DONE).write_text(json.dumps(as_plain(stage), indent=1) + "\n")
         return done
@@ -112,6 +121,13 @@ class _Run:
             max_gigabytes=options.max_gigabytes,
             decoded=self.decoded,
         )
+
+
+@torch.no_grad()
+def _boxes(network: Network, batch: Batch) -> Float[Tensor, "b 4"]:
+    """Where the network sees the targets, as fractions of the search crops."""
+    template, online, search = (part.cpu() for part in (batch.template, batch.online, batch.search))
+    return network.search(search, network.encode_templates(template, online)).box_unit
 
 
 def _to_learn_from(stage: StageConfig, data: Datasets) -> Datasets:
