@@ -15,15 +15,16 @@ from pathlib import Path
 import numpy as np
 from rich.table import Table
 
+from mixformerv2.config import Config
 from mixformerv2.data.datasets import open_datasets
 from mixformerv2.data.sequence import Frames, Sequence
 from mixformerv2.evaluate.run import evaluate
-from mixformerv2.runtime.backend import find_weights
+from mixformerv2.runtime.backend import find_weights, read_config
 from mixformerv2.tracker import Tracker
 from mixformerv2.train import pipeline
 from mixformerv2.train.engine import RunOptions
 from mixformerv2.train.pipeline import Outcome
-from mixformerv2.train.stages import Recipe
+from mixformerv2.train.stages import Recipe, StageConfig
 
 NAME = "finetune"
 HELD_BACK = 0.3  # of every clip's frames, the last ones
@@ -93,21 +94,53 @@ def split(sequences: collections.abc.Sequence[Sequence]) -> tuple[list[Sequence]
 
 
 def run(recipe: Recipe, data: Path | str, output: Path, options: RunOptions, guard: Path | None) -> Report:
-    """Trains on the clips in ``data``, then measures the model it started from and the one it made."""
+    """Trains on the clips in ``data``, then measures the model it started from and the one it made.
+
+    Raises ValueError, before the training, for data and models that do not fit or cannot be measured.
+    """
+    start = find_weights(recipe.stages[0].start)
+    recipe = of_size(recipe, read_config(start))
     learnt: dict[str, collections.abc.Sequence[Sequence]] = {}
-    measured: dict[str, list[Sequence]] = {"your clips, frames held back": []}
+    held_back: dict[str, list[Sequence]] = {}
     for kind, sequences in open_datasets(data).items():
-        learnt[kind], held_back = split(sequences)
-        measured["your clips, frames held back"] += held_back
+        learnt[kind], held_back[kind] = split(sequences)
+    measured = {"your clips, frames held back": _measurable(held_back)}
     if guard is not None:
-        measured[f"guard set {guard.name}"] = [s for group in open_datasets(guard).values() for s in group]
+        watched = {kind: list(sequences) for kind, sequences in open_datasets(guard).items()}
+        measured[f"guard set {guard.name}"] = _measurable(watched)
     outcome = pipeline.run(recipe, learnt, output, options)
     if outcome.weights is None:
         return Report(outcome, ())
-    report = Report(outcome, compare(find_weights(recipe.stages[0].start), outcome.weights, measured))
+    report = Report(outcome, compare(start, outcome.weights, measured))
     comparisons = [dataclasses.asdict(comparison) for comparison in report.comparisons]
     (output / "finetune.json").write_text(json.dumps(comparisons, indent=1) + "\n")
     return report
+
+
+def of_size(recipe: Recipe, config: Config) -> Recipe:
+    """The recipe for a model of this config; without a loss on the score where that has no score head."""
+
+    def sized(stage: StageConfig) -> StageConfig:
+        score = stage.losses.score if config.model.score_head else 0.0
+        return dataclasses.replace(
+            stage, target=config, losses=dataclasses.replace(stage.losses, score=score)
+        )
+
+    return dataclasses.replace(recipe, stages=tuple(map(sized, recipe.stages)))
+
+
+def _measurable(groups: Mapping[str, list[Sequence]]) -> list[Sequence]:
+    """The sequences of all kinds, under names of their own. Raises ValueError for one without any box."""
+    named = []
+    for kind, sequences in groups.items():
+        for sequence in sequences:
+            if sequence.absent.all():
+                raise ValueError(
+                    f"sequence {sequence.name} has no frame with a box: it cannot be measured on"
+                )
+            name = f"{kind}/{sequence.name}" if len(groups) > 1 else sequence.name
+            named.append(dataclasses.replace(sequence, name=name))
+    return named
 
 
 def compare(before: Path, after: Path, measured: Mapping[str, list[Sequence]]) -> tuple[Comparison, ...]:

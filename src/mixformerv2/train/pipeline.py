@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
+import math
 import shutil
 import signal
 from collections.abc import Iterator, Mapping
@@ -28,6 +29,9 @@ from mixformerv2.train.settings import as_plain, differences
 from mixformerv2.train.stages import Recipe, StageConfig
 from mixformerv2.train.starting import starting_network, teacher_network
 from mixformerv2.train.validation import Validation
+
+_CALIBRATION = 128  # examples on which narrower MLPs are fitted
+_SHOWN = 16
 
 Datasets = Mapping[str, Sequences]
 
@@ -91,8 +95,9 @@ class _Run:
             validation = Validation.choose(stage.validation, self.data, fabric.device.type)
         teacher = teacher_network(stage, self.finished)
         loader = self._loader(stage, fabric.device)
-        first = next(iter(loader.chunks([0])))
-        start = starting_network(stage, self.finished, first)
+        examples = Batch.join(list(loader.chunks(range(math.ceil(_CALIBRATION / stage.data.chunk)))))
+        start = starting_network(stage, self.finished, examples)
+        first = Batch(*(part[:_SHOWN] for part in examples))
         if fabric.is_global_zero:
             pictures.save_png(pictures.batch_grid(first, None), folder / EXAMPLES)
         with _spoken_errors(stage, options):

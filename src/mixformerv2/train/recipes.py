@@ -182,14 +182,16 @@ def compact_and_tiny() -> Recipe:
     """
     compact, tiny = (sized(preset(name), num_bins=56) for name in ("compact", "tiny"))
     settings: dict[str, Any] = {
-        "data": DataConfig(sample=SampleConfig(weights=_STILLS_AND_VIDEO), chunk=64),
+        # Examples without their target teach the score head alone.
+        "data": DataConfig(sample=SampleConfig(weights=_STILLS_AND_VIDEO, absent_share=0.0), chunk=64),
         "batch": 256,
         "optim": OptimConfig(
             trunk_lr=1.5e-4, clip_norm=1.0, warmup_samples=20_000, schedule="cosine", decay_share=1.0
         ),
     }
     samples = _OUR_SAMPLES
-    teacher, sparse, fade, eight = _to_eight_blocks(compact, preset("mixvit-s"), "vit-s", samples, settings)
+    dense = sized(preset("mixvit-s"), learned_positions=True)
+    teacher, sparse, fade, eight = _to_eight_blocks(compact, dense, "vit-s", samples, settings)
     # The dense head learns faster when its tokens are told apart, the sparse one does not start without.
     teacher = dataclasses.replace(teacher, losses=LossWeights(side=1.0, search_token=1.0))
     sparse = dataclasses.replace(

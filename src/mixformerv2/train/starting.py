@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
+import torch
+
 from mixformerv2.data.pairs import Batch
 from mixformerv2.distill.shrink import adapt
 from mixformerv2.model import checkpoint, initialise
@@ -22,7 +24,8 @@ def starting_network(stage: StageConfig, finished: Finished, calibration: Batch)
     if stage.start == "random":
         return build(model, stage.seed)
     if stage.start == "vit-s":
-        return initialise.from_vit_s(model, initialise.find_vit_s(), calibration.template, stage.seed)
+        crops = torch.cat([calibration.template, calibration.online.flatten(0, 1)])
+        return initialise.from_vit_s(model, initialise.find_vit_s(), crops, stage.seed)
     if stage.start.startswith("mae:"):
         return checkpoint.from_mae(Path(stage.start.removeprefix("mae:")), model, stage.seed)
     network = _load(stage, stage.start, "start", finished)
