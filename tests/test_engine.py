@@ -1,297 +1,619 @@
-"""A training run from a folder of stills to a weights file, in small, and what the loop does at every step."""
+"""One stage of training: what a step does, what is saved, and how a run stops and goes on."""
 
 from __future__ import annotations
 
 import dataclasses
-import json
+import errno
 import math
-from collections.abc import Iterator
+import os
+import signal
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import cv2
-import numpy as np
 import pytest
 import torch
+import training
+from torch import Tensor
+from training import After, curve, largest_difference, make_engine, same_weights
 
-from mixformerv2.config import Config, ModelConfig
-from mixformerv2.data.pairs import PairConfig
-from mixformerv2.model import checkpoint, initialise
-from mixformerv2.model.network import build
-from mixformerv2.train import engine
-from mixformerv2.train.engine import learning_rate_factor, make_optimiser, run
-from mixformerv2.train.recipes import RECIPES, OptimConfig, TrainConfig
-from mixformerv2.train.supervised import SupervisedModel
+from mixformerv2.config import Config
+from mixformerv2.data.datasets import open_datasets
+from mixformerv2.data.pairs import Batch
+from mixformerv2.data.sequence import Sequence as Video
+from mixformerv2.distill.shrink import set_branch_scale
+from mixformerv2.model import checkpoint
+from mixformerv2.model.network import Network, build
+from mixformerv2.train import engine, stages
+from mixformerv2.train.engine import BEST, LAST, RESUME, Deadline, Engine, RunOptions, open_fabric
+from mixformerv2.train.log import read_log
+from mixformerv2.train.objective import LossWeights, Objective
+from mixformerv2.train.optim import OptimConfig
+from mixformerv2.train.settings import override
+from mixformerv2.train.stages import Recipe, ValidationConfig
+from mixformerv2.train.validation import Validation
 
-TINY = ModelConfig(
-    dim=32,
-    depth=2,
-    heads=2,
-    mlp_ratio=1.0,
-    search_px=64,
-    template_px=32,
-    num_bins=12,
-    head_norm=True,
-    learned_positions=True,
-)
-RECIPE = TrainConfig(
-    name="test",
-    target=Config(TINY),
-    search_px=64,
-    template_px=32,
-    samples=6 * 8,
-    batch=8,
-    optim=OptimConfig(lr=2e-3, fresh_lr=2e-3, trunk_lr=2e-3, warmup_steps=2, ema_decay=0.9),
-)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    """Networks as small as these gain nothing from more, and lose much where other programs run."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+Data = Mapping[str, Sequence[Video]]
+STAGE = training.stage()
+DEEP = dataclasses.replace(training.MODEL, depth=4)
+NEVER = Deadline(None)
 
 
 @pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Six images of one bright ellipse each, annotated as COCO does."""
-    root = tmp_path_factory.mktemp("data")
-    (root / "stills" / "images").mkdir(parents=True)
-    draw = np.random.default_rng(0)
-    images, annotations = [], []
-    for number in range(6):
-        image = draw.integers(0, 90, (60, 80, 3), dtype=np.uint8)
-        centre, axes = (int(draw.integers(30, 50)), int(draw.integers(25, 35))), (16, 12)
-        cv2.ellipse(image, centre, axes, 0, 0, 360, [int(c) for c in draw.integers(150, 256, 3)], -1)
-        cv2.imwrite(str(root / "stills" / "images" / f"{number}.png"), image)
-        images.append({"id": number, "file_name": f"{number}.png", "width": 80, "height": 60})
-        turn = np.linspace(0, 2 * math.pi, 24, endpoint=False)
-        outline = np.stack([centre[0] + 16 * np.cos(turn), centre[1] + 12 * np.sin(turn)], axis=1)
-        box = [centre[0] - 16, centre[1] - 12, 32, 24]
-        annotations.append(
-            {
-                "id": number,
-                "image_id": number,
-                "category_id": 1,
-                "bbox": box,
-                "segmentation": [outline.reshape(-1).tolist()],
-            }
-        )
-    (root / "stills" / "annotations.json").write_text(
-        json.dumps({"images": images, "annotations": annotations})
-    )
-    return root
+def data(tmp_path_factory: pytest.TempPathFactory) -> Data:
+    return open_datasets(training.write_datasets(tmp_path_factory.mktemp("data")))
 
 
 @pytest.fixture(scope="module")
-def init(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Weights to start from, made for another input size."""
-    path = tmp_path_factory.mktemp("init") / "init.safetensors"
-    other = dataclasses.replace(TINY, search_px=96, template_px=48)
-    checkpoint.save(build(other, seed=0), Config(other), path)
-    return path
+def straight(data: Data, tmp_path_factory: pytest.TempPathFactory) -> Engine:
+    """A run of six steps without interruption."""
+    trained = make_engine(STAGE, data, tmp_path_factory.mktemp("straight"))
+    assert trained.run(NEVER)
+    return trained
 
 
-def logged(output: Path) -> list[dict[str, float]]:
-    return [json.loads(line) for line in (output / "log.jsonl").read_text().splitlines()]
+# --- steps
 
 
-# --- whole runs
+def test_a_run_leaves_weights_a_curve_and_what_it_needs_to_go_on(straight: Engine) -> None:
+    network, config = checkpoint.load(straight.folder / LAST)
+    assert config == STAGE.target
+    assert same_weights(network, straight.result()) and not network.training
+    rows = curve(straight.folder)
+    assert [(row["step"], row["samples"]) for row in rows] == [(step, 8 * step) for step in range(1, 7)]
+    expected = {"loss", "l1", "giou", "side", "search_token", "gradient_norm", "learning_rate"}
+    assert expected <= rows[0].keys()
+    assert all(math.isfinite(value) for row in rows for value in row.values() if not isinstance(value, str))
+    left = {path.name for path in straight.folder.iterdir()}
+    assert left == {LAST, RESUME, "log.jsonl", "log.csv", "tensorboard"}
 
 
-def test_the_loss_falls_on_a_problem_that_is_always_the_same(data: Path, init: Path, tmp_path: Path) -> None:
-    centred = PairConfig(
-        centre_jitter=0.3, scale_jitter=0.1, aspect_jitter=0.0, rotation_deg=0.0, absent_share=0.0
+def test_the_loss_falls_on_examples_that_were_not_trained_on(data: Data, tmp_path: Path) -> None:
+    trained = make_engine(training.stage(steps=20), data, tmp_path)
+    batch = Batch.join(list(trained.loader.chunks(range(1000, 1004))))
+    objective = Objective(trained.result(), LossWeights(giou=2.0, side=1.0))
+    before = float(objective(batch)[0].detach())
+    trained.run(NEVER)
+    objective.network = trained.result()
+    assert float(objective(batch)[0].detach()) < 0.9 * before
+
+
+def test_what_is_saved_is_the_average_of_the_weights_by_hand(data: Data, tmp_path: Path) -> None:
+    """The decay grows with the steps, 2/11, 3/12, 4/13, ..., up to that of the settings."""
+    trained = make_engine(
+        training.stage(optim=dataclasses.replace(training.OPTIM, ema_decay=0.24)), data, tmp_path
     )
-    recipe = dataclasses.replace(RECIPE, samples=60 * 8, pairs=centred)
-    weights = run(recipe, data, tmp_path / "out", init, log_every=10)
-    rows = logged(tmp_path / "out")
-    assert [row["step"] for row in rows] == [10, 20, 30, 40, 50, 60]
-    assert rows[-1]["loss"] < 0.75 * rows[0]["loss"]
-    assert rows[-1]["l1"] < rows[0]["l1"] and rows[-1]["iou"] > rows[0]["iou"]
-    assert all(math.isfinite(value) for row in rows for value in row.values())
-    network, config = checkpoint.load(weights)
-    assert config == recipe.target
-    assert not torch.equal(
-        network.box_head.layers[0].weight, checkpoint.load(init)[0].box_head.layers[0].weight
+    name = "box_head.layers.0.weight"
+    expected = trained.progress.objective.network.state_dict()[name].clone()
+    for step in range(3):
+        make_steps(trained, step + 1)
+        decay = [2 / 11, 0.24, 0.24][step]
+        now = trained.progress.objective.network.state_dict()[name]
+        expected = decay * expected + (1 - decay) * now
+    saved = checkpoint.load(tmp_path / LAST)[0].state_dict()[name]
+    torch.testing.assert_close(saved, expected)
+    assert not torch.equal(saved, now)
+
+
+def make_steps(trained: Engine, count: int) -> None:
+    """So that there are ``count`` in all; then it is saved."""
+    trained.run(After(count - trained.progress.step))
+
+
+def test_running_statistics_are_saved_as_they_are(data: Data, tmp_path: Path) -> None:
+    trained = make_engine(training.stage(model=training.CORNER, steps=2), data, tmp_path)
+    trained.run(NEVER)
+    name = "box_head.top_left.trunk.0.1.running_mean"
+    of_network = trained.progress.objective.network.state_dict()[name]
+    assert torch.equal(checkpoint.load(tmp_path / LAST)[0].state_dict()[name], of_network)
+    assert of_network.abs().sum() > 0
+
+
+def test_every_group_follows_the_schedule(data: Data, tmp_path: Path) -> None:
+    optim = OptimConfig(
+        lr=2e-3, trunk_lr=1e-3, warmup_samples=16, schedule="linear", decay_share=0.5, clip_norm=1.0
     )
+    trained = make_engine(training.stage(optim=optim), data, tmp_path)
+    trained.run(NEVER)
+    factors = [1 / 16, 9 / 16, 1.0, 1.0, 2 / 3, 1 / 3]  # 48 samples, eight a step
+    assert [row["learning_rate"] for row in curve(tmp_path)] == pytest.approx([2e-3 * f for f in factors])
+    last = sorted({group["lr"] for group in trained.progress.optimiser.param_groups})
+    assert last == pytest.approx([1e-3 / 3, 2e-3 / 3])
 
 
-def test_a_run_that_was_stopped_goes_on_as_if_it_had_not_been(data: Path, init: Path, tmp_path: Path) -> None:
-    straight = run(RECIPE, data, tmp_path / "straight", init, log_every=1)
-    for _ in range(2):  # each sees the time up after a step
-        run(RECIPE, data, tmp_path / "stopped", init, log_every=1, max_minutes=0)
-    assert [row["step"] for row in logged(tmp_path / "stopped")] == [1, 2]
-    assert (tmp_path / "stopped" / "last.safetensors").is_file()
-    resumed = run(RECIPE, data, tmp_path / "stopped", init, log_every=1)
-    rows, expected = logged(tmp_path / "stopped"), logged(tmp_path / "straight")
-    assert len(rows) == len(expected) == 6
-    for row, reference in zip(rows, expected, strict=True):
-        row["samples_per_second"] = reference["samples_per_second"] = 0
-        assert row == pytest.approx(reference, abs=2e-4)
-    ours, reference_weights = (checkpoint.load(path)[0].state_dict() for path in (resumed, straight))
-    for name, tensor in ours.items():
-        torch.testing.assert_close(tensor, reference_weights[name], rtol=0, atol=1e-6)
+def test_gradients_are_clipped_together(data: Data, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    norms: list[float] = []
+    step = torch.optim.AdamW.step
+
+    def watched(self: torch.optim.AdamW, *arguments: Any, **named: Any) -> Any:
+        gradients = [p.grad for group in self.param_groups for p in group["params"] if p.grad is not None]
+        norms.append(float(torch.stack([gradient.norm() for gradient in gradients]).norm()))
+        return step(self, *arguments, **named)
+
+    monkeypatch.setattr(torch.optim.AdamW, "step", watched)
+    clipped = dataclasses.replace(training.OPTIM, clip_norm=0.01)
+    make_engine(training.stage(optim=clipped, steps=2), data, tmp_path).run(NEVER)
+    assert norms == pytest.approx([0.01, 0.01], rel=1e-3)
+    assert all(row["gradient_norm"] > 0.1 for row in curve(tmp_path))  # of what was there before
 
 
-def test_the_first_line_after_a_stop_averages_only_the_steps_since(
-    data: Path, init: Path, tmp_path: Path
+def test_at_first_only_the_auxiliary_losses_teach(data: Data, tmp_path: Path) -> None:
+    make_engine(training.stage(steps=3, auxiliary_samples=16), data, tmp_path).run(NEVER)
+    rows = curve(tmp_path)
+    assert ["l1" in row or "giou" in row for row in rows] == [False, False, True]
+    assert [row["loss"] == pytest.approx(row["search_token"], rel=1e-5) for row in rows] == [
+        True,
+        True,
+        False,
+    ]
+
+
+def test_a_batch_in_parts_is_the_same_training(straight: Engine, data: Data, tmp_path: Path) -> None:
+    """Parts smaller than the chunks in which examples are drawn."""
+    for size in (4, 2):
+        parts = make_engine(STAGE, data, tmp_path / str(size), micro_batch=size)
+        parts.run(NEVER)
+        # These are of a part, not means over examples.
+        rows, expected = (curve(folder, "iou", "side_spread") for folder in (parts.folder, straight.folder))
+        assert largest_difference(rows, expected) < 1e-3
+
+
+@pytest.mark.parametrize("size", [3, 0, 16])
+def test_parts_that_do_not_make_up_the_batch_are_refused(data: Data, tmp_path: Path, size: int) -> None:
+    with pytest.raises(ValueError, match=f"micro_batch must divide the 8 examples that each .* got {size}"):
+        make_engine(STAGE, data, tmp_path, micro_batch=size)
+
+
+# --- kinds of stages
+
+
+def test_when_a_fade_ends_the_network_is_the_one_without_the_blocks(data: Data, tmp_path: Path) -> None:
+    source = build(DEEP, seed=4)
+    fade = stages.fade_blocks(
+        *("fade", STAGE.target, 8 * 4, "source", (0, 2)),
+        **dict(batch=8, data=training.DATA, optim=training.OPTIM, precision="32-true"),
+    )
+    trained = make_engine(fade, data, tmp_path, start=source, teacher=build(DEEP, seed=4))
+    batch = next(iter(trained.loader.chunks([1000])))
+    trained.run(NEVER)
+    with_blocks, without = trained.progress.average.eval(), checkpoint.load(tmp_path / LAST)[0]
+    assert (with_blocks.config.depth, without.config.depth) == (4, 2)
+    assert [block.branch_scale for block in with_blocks.backbone.blocks] == [0.0, 1.0, 0.0, 1.0]
+    answers = [
+        network.search(batch.search, network.encode_templates(batch.template, batch.online))
+        for network in (with_blocks, without)
+    ]
+    assert torch.equal(answers[0].side_logits, answers[1].side_logits)
+    set_branch_scale(with_blocks, (0, 2), 1.0)
+    templates = with_blocks.encode_templates(batch.template, batch.online)
+    assert not torch.equal(with_blocks.search(batch.search, templates).side_logits, answers[1].side_logits)
+
+
+def test_the_score_head_learns_alone_and_all_else_stays_bit_for_bit(data: Data, tmp_path: Path) -> None:
+    scored = Config(dataclasses.replace(training.MODEL, score_head=True))
+    start = build(scored.model, seed=4)
+    before = {name: tensor.clone() for name, tensor in start.state_dict().items()}
+    stage = stages.score_head("scored", scored, 8 * 3, "start", batch=8, data=training.DATA)  # in bf16
+    trained = make_engine(stage, data, tmp_path, start=start)
+    trained.run(NEVER)
+    for after in (trained.progress.objective.network, checkpoint.load(tmp_path / LAST)[0]):
+        changed = {n for n, tensor in after.state_dict().items() if not torch.equal(tensor, before[n])}
+        assert changed == {name for name in before if name.startswith("score_head.")}
+    assert {name for name, p in trained.progress.objective.named_parameters() if p.grad is not None} <= {
+        f"network.{name}" for name in changed
+    }
+
+
+def test_blocks_are_replaced_and_the_teacher_stays_as_it_is(data: Data, tmp_path: Path) -> None:
+    teacher = build(DEEP, seed=4)
+    before = {name: tensor.clone() for name, tensor in teacher.state_dict().items()}
+    stage = stages.replace_blocks(
+        *("replaced", STAGE.target, 8 * 3, "teacher"),
+        **dict(batch=8, data=training.DATA, optim=training.OPTIM, precision="32-true"),
+    )
+    trained = make_engine(stage, data, tmp_path, teacher=teacher)
+    trained.run(NEVER)
+    assert same_weights(teacher, before)
+    assert checkpoint.load(tmp_path / LAST)[1] == STAGE.target
+    assert all(row["features"] > 0 for row in curve(tmp_path))
+
+
+def test_half_precision_trains_and_keeps_its_weights_in_full(data: Data, tmp_path: Path) -> None:
+    trained = make_engine(training.stage(steps=2, precision="bf16-mixed"), data, tmp_path)
+    trained.run(NEVER)
+    assert {p.dtype for p in trained.progress.objective.parameters()} == {torch.float32}
+    assert all(math.isfinite(float(row["loss"])) for row in curve(tmp_path))
+
+
+# --- stopping and going on
+
+
+@pytest.mark.parametrize("kind", ["labels", "fade", "replacement"])
+def test_a_run_that_was_stopped_goes_on_as_if_it_had_not_been(kind: str, data: Data, tmp_path: Path) -> None:
+    settings: dict[str, Any] = dict(batch=8, data=training.DATA, optim=training.OPTIM, precision="32-true")
+    stage = {
+        "labels": STAGE,
+        "fade": stages.fade_blocks("fade", STAGE.target, 48, "source", (0, 2), **settings),
+        "replacement": stages.replace_blocks("replaced", STAGE.target, 48, "source", **settings),
+    }[kind]
+
+    def again(name: str) -> Engine:
+        teacher = build(DEEP, seed=4) if stage.teacher else None
+        start = build(DEEP, seed=4) if stage.remove else None
+        return make_engine(stage, data, tmp_path / name, start=start, teacher=teacher)
+
+    assert again("straight").run(NEVER)
+    assert not again("stopped").run(After(0))
+    assert not again("stopped").run(After(2))
+    assert [row["step"] for row in curve(tmp_path / "stopped")] == [1, 2]
+    assert (tmp_path / "stopped" / LAST).is_file()
+    assert not again("stopped").run(After(1))
+    last = again("stopped")
+    assert last.progress.step == 3
+    assert last.run(NEVER)
+    assert curve(tmp_path / "stopped") == curve(tmp_path / "straight")
+    ours, expected = (checkpoint.load(tmp_path / name / LAST)[0] for name in ("stopped", "straight"))
+    assert same_weights(ours, expected)
+    resumed, reference = (torch.load(tmp_path / name / RESUME) for name in ("stopped", "straight"))
+    assert same_weights(resumed["objective"], reference["objective"])
+    assert resumed["step"] == reference["step"] == 6
+
+
+def test_a_run_that_is_over_does_nothing_when_it_is_started_again(straight: Engine, data: Data) -> None:
+    content = {path: path.read_bytes() for path in (straight.folder / LAST, straight.folder / RESUME)}
+    assert make_engine(STAGE, data, straight.folder).run(NEVER)
+    assert all(path.read_bytes() == before for path, before in content.items())
+    assert len(curve(straight.folder)) == 6
+
+
+def test_after_a_stop_between_two_checkpoints_later_rows_are_written_anew(
+    straight: Engine, data: Data, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run(RECIPE, data, tmp_path / "each", init, log_every=1)
-    for _ in range(2):
-        run(RECIPE, data, tmp_path / "stopped", init, log_every=3, max_minutes=0)
-    run(RECIPE, data, tmp_path / "stopped", init, log_every=3)
-    each = [row["loss"] for row in logged(tmp_path / "each")]
-    rows = logged(tmp_path / "stopped")
-    assert [row["step"] for row in rows] == [3, 6]
-    assert rows[0]["loss"] == pytest.approx(each[2], abs=2e-4)
-    assert rows[1]["loss"] == pytest.approx(sum(each[3:]) / 3, abs=2e-4)
+    crashed = make_engine(STAGE, data, tmp_path, save_every=2)
+    steps: list[int] = []
 
+    def crash(self: Engine, *arguments: Any) -> Any:
+        steps.append(1)
+        if len(steps) > 3:
+            raise KeyboardInterrupt
+        return step(self, *arguments)
 
-def test_a_finished_run_started_again_does_nothing(data: Path, init: Path, tmp_path: Path) -> None:
-    short = dataclasses.replace(RECIPE, samples=8)
-    weights = run(short, data, tmp_path, init, log_every=1)
-    content = weights.read_bytes()
-    assert run(short, data, tmp_path, init, log_every=1) == weights
-    assert weights.read_bytes() == content
-    assert len(logged(tmp_path)) == 1
+    step = Engine._step
+    monkeypatch.setattr(Engine, "_step", crash)
+    with pytest.raises(KeyboardInterrupt):
+        crashed.run(NEVER)
+    assert len(curve(tmp_path)) == 3 and torch.load(tmp_path / RESUME)["step"] == 2
+    monkeypatch.undo()
+    make_engine(STAGE, data, tmp_path).run(NEVER)
+    assert curve(tmp_path) == curve(straight.folder)
+    assert same_weights(checkpoint.load(tmp_path / LAST)[0], checkpoint.load(straight.folder / LAST)[0])
 
 
 @pytest.mark.parametrize(
-    ("change", "field"),
+    ("assignment", "difference"),
     [
-        (dict(batch=16), "batch"),
-        (dict(optim=dataclasses.replace(RECIPE.optim, lr=1e-3)), "optim"),
-        (dict(pairs=PairConfig(absent_share=0.5)), "pairs"),
+        ("batch=16", "batch was 8 and is 16"),
+        ("optim.lr=1", "optim.lr was 0.002 and is 1.0"),
+        ("data.sample.absent_share=0.5", "data.sample.absent_share was 0.25 and is 0.5"),
     ],
 )
-def test_a_run_is_not_resumed_with_another_recipe(
-    data: Path, init: Path, tmp_path: Path, change: dict[str, Any], field: str
+def test_a_run_does_not_go_on_with_other_settings(
+    straight: Engine, data: Data, assignment: str, difference: str
 ) -> None:
-    run(RECIPE, data, tmp_path, init, max_minutes=0)
-    before = (tmp_path / "resume.pt").read_bytes()
-    with pytest.raises(ValueError, match=f"which differs in {field}: choose another output folder"):
-        run(dataclasses.replace(RECIPE, **change), data, tmp_path, init, max_minutes=0)
-    assert (tmp_path / "resume.pt").read_bytes() == before
-
-
-def test_a_smaller_input_than_that_of_the_target_is_written_into_the_weights(
-    data: Path, init: Path, tmp_path: Path
-) -> None:
-    recipe = dataclasses.replace(RECIPE, search_px=48, samples=8)
-    _, config = checkpoint.load(run(recipe, data, tmp_path, init))
-    assert (config.model.search_px, config.model.template_px) == (48, 32)
-    assert config.tracker == recipe.target.tracker
-
-
-def test_until_boxes_are_due_only_the_auxiliary_losses_teach(data: Path, init: Path, tmp_path: Path) -> None:
-    recipe = dataclasses.replace(RECIPE, samples=2 * 8, boxes_after_samples=8)
-    run(recipe, data, tmp_path, init, log_every=1)
-    auxiliary, whole = logged(tmp_path)
-    weights = recipe.losses
-    finding = {"search_token": weights.search_token, "attention": weights.attention}
-    boxes = {"l1": weights.l1, "giou": weights.giou, "side": weights.side, "score": weights.score}
-    for row, parts in ((auxiliary, finding), (whole, finding | boxes)):
-        expected = sum(weight * row[name] for name, weight in parts.items())
-        assert row["loss"] == pytest.approx(expected, abs=2e-3)
-
-
-def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_its_batch(
-    data: Path, init: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def broken(self: SupervisedModel, batch: Any, weights: Any) -> tuple[torch.Tensor, dict[str, Any]]:
-        return next(self.parameters()).sum() * math.nan, {}
-
-    monkeypatch.setattr(SupervisedModel, "loss", broken)
-    with pytest.raises(FloatingPointError, match="the loss is nan at step 0"):
-        run(RECIPE, data, tmp_path, init)
-    assert (tmp_path / "not-finite-batch.pt").is_file()
-    assert not (tmp_path / "last.safetensors").exists()
-
-
-def test_weights_resampled_to_another_input_keep_all_but_their_positions(data: Path, init: Path) -> None:
-    source = checkpoint.load(init)[0].state_dict()
-    banks = engine.Banks.load(data, torch.device("cpu"))
-    ours = engine._initial_network(RECIPE, init, banks).state_dict()
-    for name, tensor in ours.items():
-        if "positions_" in name:
-            continue
-        assert torch.equal(tensor, source[name]), name
-    expected = initialise.resize_positions(source["backbone.positions_search"], 4)
-    assert torch.equal(ours["backbone.positions_search"], expected)
-
-
-def test_every_nth_still_is_loaded_and_the_share_of_video_only_where_there_is_some(data: Path) -> None:
-    banks = engine.Banks.load(data, torch.device("cpu"), every=2)
-    assert len(banks.stills) == 3 and banks.videos == []
-    batch = banks.batch(RECIPE, torch.Generator().manual_seed(0))
-    assert len(batch.search) == 8
-    banks.videos.append(banks.stills)  # frames with one object each serve as a video
-    assert len(banks.batch(RECIPE, torch.Generator().manual_seed(0)).search) == 8
-
-
-# --- parts
-
-
-def test_the_learning_rate_rises_stays_and_falls_to_zero_by_hand() -> None:
-    optim = OptimConfig(warmup_steps=4, decay_share=0.5)
-    factors = [learning_rate_factor(optim, step, steps=10) for step in range(10)]
-    assert factors == pytest.approx([0.25, 0.5, 0.75, 1, 1, 1, 0.8, 0.6, 0.4, 0.2])
-    flat = dataclasses.replace(optim, warmup_steps=0, decay_share=0.0)
-    assert [learning_rate_factor(flat, step, steps=3) for step in range(3)] == [1, 1, 1]
-
-
-def test_trunk_fresh_parts_and_heads_learn_at_their_own_rates_and_vectors_do_not_decay() -> None:
-    model = SupervisedModel(build(TINY, seed=0))
-    optim = OptimConfig(lr=3.0, fresh_lr=2.0, trunk_lr=1.0, weight_decay=0.1)
-    found = {
-        parameter: (group["lr"], group["weight_decay"])
-        for group in make_optimiser(model, optim).param_groups
-        for parameter in group["params"]
-    }
-    named = dict(model.named_parameters())
-    assert len(found) == len(named)
-    settings = {name.removeprefix("network."): found[parameter] for name, parameter in named.items()}
-    assert settings["backbone.patch_embed.proj.weight"] == (1.0, 0.1)
-    assert settings["backbone.patch_embed.proj.bias"] == (1.0, 0.0)
-    assert settings["backbone.positions_search"][0] == 1.0
-    assert settings["backbone.blocks.0.attn.qkv.weight"] == (1.0, 0.1)
-    assert settings["backbone.blocks.1.attn.qkv.weight"] == (2.0, 0.1)
-    assert settings["backbone.blocks.1.norm1.weight"] == (2.0, 0.0)
-    assert settings["backbone.prediction_tokens"][0] == settings["backbone.prediction_positions"][0] == 2.0
-    for name in (
-        "head_norm.weight",
-        "box_head.layers.0.weight",
-        "score_head.layers.0.weight",
-        "probe.1.weight",
+    (other,) = override(Recipe("other", (STAGE,)), [assignment]).stages
+    content = (straight.folder / RESUME).read_bytes()
+    with pytest.raises(
+        ValueError, match=rf"resume.pt belongs .* \({difference}\): go on with the old ones or"
     ):
-        assert settings[name][0] == 3.0
+        make_engine(other, data, straight.folder)
+    assert (straight.folder / RESUME).read_bytes() == content
 
 
-def test_positions_that_are_fixed_are_not_given_to_the_optimiser() -> None:
-    model = SupervisedModel(build(dataclasses.replace(TINY, learned_positions=False), seed=0))
-    given = {p for group in make_optimiser(model, OptimConfig()).param_groups for p in group["params"]}
-    assert model.network.backbone.positions_search not in given
+@pytest.mark.parametrize("damage", ["cut", "empty", "text", "other"])
+def test_a_damaged_file_to_go_on_from_is_named(
+    straight: Engine, data: Data, tmp_path: Path, damage: str
+) -> None:
+    content = (straight.folder / RESUME).read_bytes()
+    path = tmp_path / RESUME
+    if damage == "other":
+        torch.save({"step": 3}, path)
+    else:
+        path.write_bytes({"cut": content[: len(content) // 2], "empty": b"", "text": b"hello\n"}[damage])
+    with pytest.raises(ValueError, match="resume.pt is damaged: delete it to start the stage anew"):
+        make_engine(STAGE, data, tmp_path)
 
 
-def test_the_average_follows_the_weights_by_its_decay() -> None:
-    average, network = build(TINY, seed=0), build(TINY, seed=1)
-    name = "box_head.layers.0.weight"
-    before, target = average.state_dict()[name].clone(), network.state_dict()[name]
-    engine._follow(average, network, decay=0.75)
-    torch.testing.assert_close(average.state_dict()[name], 0.75 * before + 0.25 * target)
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_lets_the_step_end_and_the_second_one_acts_as_usual(number: int) -> None:
+    deadline, usual = Deadline(None), signal.getsignal(number)
+    seen: list[int] = []
+    signal.signal(number, lambda *_: seen.append(1))
+    try:
+        with deadline.watching_signals():
+            assert not deadline.reached
+            os.kill(os.getpid(), number)
+            assert deadline.reached and deadline.signal == number and not seen
+            os.kill(os.getpid(), number)
+            assert seen == [1]
+        os.kill(os.getpid(), number)
+        assert seen == [1, 1]
+    finally:
+        signal.signal(number, usual)
 
 
-@pytest.mark.parametrize("name", RECIPES)
-def test_a_recipe_is_complete_and_bears_its_name(name: str) -> None:
-    recipe = RECIPES[name]()
-    assert recipe.name == name
-    assert (RECIPES[name].__doc__ or "").count(f"mixformerv2 train {name} ") == 1
+def test_the_time_is_up_after_so_many_minutes(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [100.0]
+    monkeypatch.setattr(engine.time, "monotonic", lambda: now[0])
+    deadline, unlimited = Deadline(2.0), Deadline(None)
+    for at, reached in ((219.9, False), (220.0, True)):
+        now[0] = at
+        assert deadline.reached == reached and not unlimited.reached
+    assert Deadline(0.0).reached
 
 
-@pytest.mark.parametrize("change", [dict(batch=1), dict(samples=7)])
-def test_a_run_of_less_than_a_batch_is_refused(change: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match="batch must be at least 8 and samples at least one batch"):
-        dataclasses.replace(RECIPE, **change)
+class Dying:
+    """A loader whose worker dies at the third chunk."""
+
+    def __init__(self, loader: Any) -> None:
+        self._loader, self.skipped = loader, loader.skipped
+
+    def chunks(self, numbers: Iterator[int]) -> Iterator[Batch]:
+        for count, chunk in enumerate(self._loader.chunks(numbers)):
+            if count == 2:
+                raise ChildProcessError("one of 1 data workers died")
+            yield chunk
+
+
+def test_a_signal_that_ends_the_data_workers_too_saves_the_run(data: Data, tmp_path: Path) -> None:
+    stopped = make_engine(STAGE, data, tmp_path)
+    stopped.loader = Dying(stopped.loader)  # type: ignore[assignment]
+    deadline = Signalled()
+    assert not stopped.run(deadline)
+    assert torch.load(tmp_path / RESUME)["step"] == 2
+
+
+class Signalled(Deadline):
+    """Whose signal comes while a step waits for its batch."""
+
+    def __init__(self) -> None:
+        super().__init__(None)
+        self.signal = signal.SIGTERM
+
+    @property
+    def reached(self) -> bool:
+        return False
+
+
+def test_a_worker_that_dies_of_itself_ends_the_run(data: Data, tmp_path: Path) -> None:
+    stopped = make_engine(STAGE, data, tmp_path, save_every=1)
+    stopped.loader = Dying(stopped.loader)  # type: ignore[assignment]
+    with pytest.raises(ChildProcessError, match="data workers died"):
+        stopped.run(NEVER)
+    assert torch.load(tmp_path / RESUME)["step"] == 2
+
+
+# --- what goes wrong
+
+
+def spoil(monkeypatch: pytest.MonkeyPatch, at: int, spoilt: Callable[[Tensor], Tensor]) -> None:
+    """Another loss in the step with this number, from 0; its parts stay as they are."""
+    forward = Objective.forward
+
+    def forward_spoilt(self: Objective, batch: Batch, step: int = 0, finding_only: bool = False) -> Any:
+        loss, parts = forward(self, batch, step, finding_only)
+        return spoilt(loss) if step == at else loss, parts
+
+    monkeypatch.setattr(Objective, "forward", forward_spoilt)
+
+
+def steep(loss: Tensor) -> Tensor:
+    """The same loss, with gradients beyond what a float can hold."""
+    return loss + (loss - loss.detach()).mul(1e30).mul(1e30)
+
+
+@pytest.mark.parametrize(
+    ("spoilt", "words"),
+    [
+        (lambda loss: loss * math.nan, "the loss is nan"),
+        (lambda loss: loss * math.inf, "the loss is inf"),
+        (steep, "the norm of the gradients is (nan|inf)"),
+    ],
+)
+def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_its_batch(
+    data: Data,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    spoilt: Callable[[Tensor], Tensor],
+    words: str,
+) -> None:
+    spoil(monkeypatch, 3, spoilt)
+    stopped = make_engine(STAGE, data, tmp_path, save_every=2)
+    (wanted,) = stopped.loader.chunks([3])  # of the fourth step
+    path = tmp_path / "not-finite-batch-0.pt"
+    with pytest.raises(
+        FloatingPointError, match=f"^stage first: {words} at step 4; its batch is in {path}, and"
+    ):
+        stopped.run(NEVER)
+    (kept,) = torch.load(path)
+    assert all(torch.equal(kept[name], getattr(wanted, name)) for name in Batch._fields)
+    assert torch.load(tmp_path / RESUME)["step"] == 2
+    tensors = checkpoint.load(tmp_path / LAST)[0].state_dict().values()
+    assert all(torch.isfinite(tensor).all() for tensor in tensors)
+
+
+def test_a_loss_that_is_not_finite_in_the_last_step_is_not_saved(
+    data: Data, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spoil(monkeypatch, 5, lambda loss: loss * math.nan)
+    with pytest.raises(FloatingPointError, match="the loss is nan at step 6"):
+        make_engine(STAGE, data, tmp_path).run(NEVER)
+    assert not (tmp_path / LAST).exists() and not (tmp_path / RESUME).exists()
+
+
+@pytest.mark.parametrize("full_for", [LAST, RESUME])
+def test_a_full_disk_leaves_what_was_saved_before(
+    data: Data, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, full_for: str
+) -> None:
+    stopped = make_engine(STAGE, data, tmp_path, save_every=2)
+    make_steps(stopped, 2)
+    before = {name: (tmp_path / name).read_bytes() for name in (LAST, RESUME)}
+    write = Path.write_bytes
+
+    def full(self: Path, content: Any) -> int:
+        if full_for.split(".")[0] not in self.name:
+            return write(self, content)
+        write(self, bytes(content[:100]))
+        raise OSError(errno.ENOSPC, "No space left on device", str(self))
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises((OSError, ValueError), match=f"cannot .* to .*{full_for}: No space left on device"):
+        stopped.run(NEVER)
+    assert {path.name for path in tmp_path.iterdir()} == {LAST, RESUME, "log.jsonl", "log.csv", "tensorboard"}
+    assert (tmp_path / RESUME).read_bytes() == before[RESUME]
+    assert full_for == RESUME or (tmp_path / LAST).read_bytes() == before[LAST]
+    monkeypatch.undo()
+    again = make_engine(STAGE, data, tmp_path)
+    assert again.progress.step == 2 and again.run(NEVER)
+
+
+def test_an_image_that_cannot_be_read_is_skipped_and_counted(tmp_path: Path) -> None:
+    root = training.write_datasets(tmp_path / "data")
+    broken = root / "stills" / "images" / "2.png"
+    broken.write_bytes(broken.read_bytes()[:200])
+    for number, memory in enumerate((True, False)):
+        trained = make_engine(STAGE, open_datasets(root), tmp_path / str(number), in_memory=memory)
+        assert trained.run(NEVER)
+        rows = [row for row in read_log(trained.folder / "log.jsonl") if row["kind"] == "skipped"]
+        assert {str(row["file"]): row["times"] for row in rows} == trained.loader.skipped
+        assert list(trained.loader.skipped) == [str(broken)]
+    assert curve(tmp_path / "0") == curve(tmp_path / "1")
+
+
+# --- validation is tracking
+
+
+def test_validation_tracks_and_keeps_the_best(data: Data, tmp_path: Path) -> None:
+    training.write_otb(tmp_path / "otb", "Square", frames=5)
+    otb = open_datasets(tmp_path / "otb")
+    config = ValidationConfig(every_samples=16, sequences=("Square",), max_frames=4)
+    # At a rate this high the best one is not the last.
+    stage = training.stage(steps=7, validation=config, optim=dataclasses.replace(training.OPTIM, lr=0.05))
+    trained = make_engine(stage, data, tmp_path / "out", validation=Validation.choose(config, otb))
+    kept: dict[float, Network] = {}
+    measure = Validation.measure
+
+    def watched(self: Validation, network: Network, target: Config) -> dict[str, float]:
+        scores = measure(self, network, target)
+        kept.setdefault(scores["auc"], network)
+        return scores
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Validation, "measure", watched)
+        trained.run(NEVER)
+    rows = [row for row in read_log(tmp_path / "out" / "log.jsonl") if row["kind"] == "validation"]
+    assert [row["step"] for row in rows] == [2, 4, 6, 7]
+    assert {"auc", "precision"} <= rows[0].keys() and all(0 <= row["auc"] <= 1 for row in rows)
+    best = checkpoint.load(tmp_path / "out" / BEST)[0]
+    assert same_weights(best, kept[max(kept)])
+    assert max(kept) == max(row["auc"] for row in rows) == trained.progress.best_auc
+    assert torch.load(tmp_path / "out" / RESUME)["best_auc"] == max(kept)
+    # It is the tracker's score, from the file too.
+    assert Validation.choose(config, otb).measure(best, stage.target)["auc"] == max(kept)
+
+
+def test_a_better_score_from_before_a_stop_is_not_written_over(data: Data, tmp_path: Path) -> None:
+    config = ValidationConfig(every_samples=8)
+    stage = training.stage(steps=2, validation=config)
+
+    class Told(Validation):
+        def measure(self, network: Network, target: Config) -> dict[str, float]:
+            return {"auc": scores.pop(0)}
+
+    scores = [0.5, 0.25]
+    make_engine(stage, data, tmp_path, validation=Told(config, ())).run(After(1))
+    before = (tmp_path / BEST).read_bytes()
+    make_engine(stage, data, tmp_path, validation=Told(config, ())).run(NEVER)
+    assert not scores and (tmp_path / BEST).read_bytes() == before
+
+
+def test_weights_that_are_not_finite_are_not_tracked_with(
+    data: Data, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spoil(monkeypatch, 0, lambda loss: loss * math.nan)
+    config = ValidationConfig(every_samples=8)
+    stage = training.stage(validation=config)
+    with pytest.raises(FloatingPointError, match="the loss is nan at step 1"):
+        make_engine(stage, data, tmp_path, validation=Validation(config, ())).run(NEVER)
+
+
+def test_sequences_to_validate_on_that_are_not_there_are_named(tmp_path: Path) -> None:
+    training.write_otb(tmp_path, "Square", frames=2)
+    otb = open_datasets(tmp_path)
+    assert [s.name for s in Validation.choose(ValidationConfig(8), otb).sequences] == ["Square"]
+    with pytest.raises(
+        ValueError, match="validation.dataset is 'lasot', but the data folder holds otb: choose"
+    ):
+        Validation.choose(ValidationConfig(8, dataset="lasot"), otb)
+    with pytest.raises(ValueError, match="the dataset otb has no sequence Circle, Oval"):
+        Validation.choose(ValidationConfig(8, sequences=("Circle", "Square", "Oval")), otb)
+
+
+# --- options
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        (dict(workers=-1), "workers must not be negative, got -1"),
+        (dict(save_every=0), "save_every and log_every must be at least 1, got 0 and None"),
+        (dict(log_every=0), "save_every and log_every must be at least 1, got 500 and 0"),
+    ],
+)
+def test_options_that_cannot_be_are_refused(options: dict[str, int], sentence: str) -> None:
+    with pytest.raises(ValueError, match=sentence):
+        RunOptions(**options)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
+def test_a_gpu_that_is_not_there_is_refused() -> None:
+    with pytest.raises(ValueError, match="device is cuda, but PyTorch finds no CUDA GPU here: choose cpu"):
+        RunOptions(device="cuda")
+
+
+@pytest.mark.parametrize(
+    ("batch", "chunk", "processes", "advice"),
+    [(8, 8, 2, "set data.chunk to a divisor of 4"), (9, 3, 2, "set batch to a multiple of 2")],
+)
+def test_a_batch_that_cannot_be_shared_is_refused(
+    batch: int, chunk: int, processes: int, advice: str
+) -> None:
+    stage = training.stage(batch=batch, data=dataclasses.replace(training.DATA, chunk=chunk))
+    with pytest.raises(
+        ValueError, match=f"chunks of {chunk} cannot be shared by {processes} processes: {advice}"
+    ):
+        engine._share(stage, processes)
+    assert engine._share(training.stage(batch=32), 2) == 2
+
+
+@pytest.mark.parametrize(
+    ("fields", "unused"),
+    [
+        ({}, False),
+        (dict(auxiliary_samples=8), True),
+        (dict(losses=LossWeights(l1=0.0, ciou=0.0, search_token=1.0)), True),
+        (dict(model=dataclasses.replace(training.MODEL, score_head=True)), True),
+    ],
+)
+def test_processes_expect_parameters_without_gradients_where_there_are_some(
+    fields: dict[str, Any], unused: bool
+) -> None:
+    assert engine._leaves_some_out(training.stage(**fields)) == unused
+    scored = stages.score_head(
+        "scored", Config(dataclasses.replace(training.MODEL, score_head=True)), 64, "x"
+    )
+    assert not engine._leaves_some_out(scored)
+    assert engine._leaves_some_out(stages.replace_blocks("replaced", STAGE.target, 64, "x"))
+
+
+def test_alone_there_is_one_process() -> None:
+    assert open_fabric(STAGE, RunOptions(device="cpu")).world_size == 1
