@@ -101,10 +101,20 @@ class Deadline:
                 signal.signal(number, handler)
 
 
+def world_size() -> int:
+    """Processes of this training, on all machines; ``torchrun`` says so."""
+    return int(os.environ.get("WORLD_SIZE", 1))
+
+
+def is_first_process() -> bool:
+    """Whether this is the process that writes what all of them share."""
+    return int(os.environ.get("RANK", 0)) == 0
+
+
 def open_fabric(stage: StageConfig, options: RunOptions) -> Fabric:
     """One process, or this one of those that ``torchrun`` has started, on one machine or many."""
     logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
-    world, local = int(os.environ.get("WORLD_SIZE", 1)), int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+    world, local = world_size(), int(os.environ.get("LOCAL_WORLD_SIZE", 1))
     strategy = "auto"
     if world > 1:
         strategy = "ddp_find_unused_parameters_true" if _leaves_some_out(stage) else "ddp"

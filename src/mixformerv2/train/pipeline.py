@@ -6,8 +6,9 @@ import contextlib
 import dataclasses
 import json
 import math
-import shutil
+import os
 import signal
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +24,15 @@ from mixformerv2.data.pairs import Batch
 from mixformerv2.data.sequence import Sequences
 from mixformerv2.model.network import Network
 from mixformerv2.train import pictures
-from mixformerv2.train.engine import LAST, Deadline, Engine, RunOptions, open_fabric
+from mixformerv2.train.engine import (
+    LAST,
+    Deadline,
+    Engine,
+    RunOptions,
+    is_first_process,
+    open_fabric,
+    world_size,
+)
 from mixformerv2.train.log import JSON_LOG
 from mixformerv2.train.settings import as_plain, differences
 from mixformerv2.train.stages import Recipe, StageConfig
@@ -72,18 +81,22 @@ class _Run:
     options: RunOptions
     deadline: Deadline
     finished: dict[str, Path] = dataclasses.field(default_factory=dict)  # stage -> its weights
-    skipped: dict[str, int] = dataclasses.field(default_factory=dict)
+    skipped: Counter[str] = dataclasses.field(default_factory=Counter)
     decoded: Decoded | None = None  # images in memory
 
     def through(self, recipe: Recipe) -> Outcome:
+        _check_datasets(recipe, self.data)
         with self.deadline.watching_signals():
             for stage in recipe.stages:
                 if not _is_done(stage, self.output / stage.name) and not self.train(stage):
-                    return Outcome(None, stage.name, self.deadline.signal == signal.SIGINT, self.skipped)
+                    return Outcome(
+                        None, stage.name, self.deadline.signal == signal.SIGINT, dict(self.skipped)
+                    )
                 self.finished[stage.name] = self.output / stage.name / LAST
         weights = self.output / RESULT
-        shutil.copyfile(self.finished[recipe.stages[-1].name], weights)
-        return Outcome(weights, skipped=self.skipped)
+        if is_first_process():
+            _write_whole(weights, self.finished[recipe.stages[-1].name].read_bytes())
+        return Outcome(weights, skipped=dict(self.skipped))
 
     def train(self, stage: StageConfig) -> bool:
         """Whether the stage is finished; otherwise all is saved."""
@@ -109,7 +122,7 @@ class _Run:
             pictures.save_png(pictures.batch_grid(first, _boxes(engine.result(), first)), folder / EXAMPLES)
             pictures.curves(folder / JSON_LOG, folder / CURVES)
             if done:
-                (folder / DONE).write_text(json.dumps(as_plain(stage), indent=1) + "\n")
+                _write_whole(folder / DONE, json.dumps(as_plain(stage), indent=1).encode() + b"\n")
         return done
 
     def _loader(self, stage: StageConfig, device: torch.device) -> Loader:
@@ -133,6 +146,32 @@ def _boxes(network: Network, batch: Batch) -> Float[Tensor, "b 4"]:
     """Where the network sees the targets, as fractions of the search crops."""
     template, online, search = (part.cpu() for part in (batch.template, batch.online, batch.search))
     return network.search(search, network.encode_templates(template, online)).box_unit
+
+
+def _write_whole(path: Path, content: bytes) -> None:
+    """The file appears whole or not at all."""
+    partial = path.with_suffix(".partial")
+    partial.write_bytes(content)
+    os.replace(partial, path)
+
+
+def _check_datasets(recipe: Recipe, data: Datasets) -> None:
+    """Raises ValueError, before the first stage, where a later one would not find what it learns from or tracks."""
+    for stage in recipe.stages:
+        wanted = [name for name, weight in stage.data.sample.weights.items() if weight > 0]
+        missing = [name for name in wanted if name not in data]
+        if missing:
+            raise ValueError(
+                f"stage {stage.name} learns from {' and '.join(wanted)}, but the data folder holds {', '.join(data)}: "
+                f"add {' and '.join(missing)}, or pass --set 'data.sample.weights={{}}' to learn from what is there"
+            )
+        if not _to_learn_from(stage, data):
+            raise ValueError(
+                f"the data folder holds benchmarks alone ({', '.join(data)}), which training leaves out: to learn from "
+                "one, name it in data.sample.weights"
+            )
+        if stage.validation is not None:
+            Validation.choose(stage.validation, data)
 
 
 def _to_learn_from(stage: StageConfig, data: Datasets) -> Datasets:
@@ -161,7 +200,7 @@ def _spoken_errors(stage: StageConfig, options: RunOptions) -> Iterator[None]:
     try:
         yield
     except torch.cuda.OutOfMemoryError:
-        size = options.micro_batch or stage.batch
+        size = options.micro_batch or stage.batch // world_size()
         raise ValueError(
             f"stage {stage.name}: the GPU has no memory left for {size} examples at once: "
             f"pass --micro-batch {max(size // 2, 1)}, which trains the same"

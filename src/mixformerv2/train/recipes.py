@@ -269,7 +269,15 @@ def smoke() -> Recipe:
     settings: dict[str, Any] = {
         "data": DataConfig(SampleConfig(), chunk=16),
         "batch": 16,
-        "optim": OptimConfig(lr=2e-3, trunk_lr=1e-3, clip_norm=1.0, schedule="constant", ema_decay=0.9),
+        "optim": OptimConfig(
+            lr=2e-3,
+            trunk_lr=1e-3,
+            clip_norm=1.0,
+            warmup_samples=64,
+            schedule="linear",
+            decay_share=1.0,
+            ema_decay=0.9,
+        ),
     }
     six, four, two = (
         sized(compact, depth=depth, mlp_ratio=ratio, score_head=False)
