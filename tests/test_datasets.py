@@ -138,7 +138,7 @@ def test_nothing_recognised_lists_the_layouts(tmp_path: Path) -> None:
             assert f"{layout.kind}: {layout.what}" in str(caught.value)
         assert "folder: clips/dog.mp4 with clips/dog.txt" in str(caught.value)
         assert "packed: index.json" in str(caught.value)
-    with pytest.raises(ValueError, match="no dataset is recognised in .*none"):
+    with pytest.raises(ValueError, match="looked for in a folder, and .*none is none"):
         open_datasets(tmp_path / "none")
 
 

@@ -67,6 +67,8 @@ def open_datasets(root: Path | str) -> dict[str, Sequences]:
 
 def find_datasets(root: Path | str) -> dict[str, Found]:
     """What `open_datasets` opens, by its keys. Raises ValueError if nothing is recognised."""
+    if "://" not in str(root) and not Path(root).is_dir():
+        raise ValueError(f"datasets are looked for in a folder, and {root} is none")
     found = _find_packed(root) if "://" in str(root) else _find(Path(root))
     if not found:
         clips = "".join(f" ({sentence})" for sentence in _unlabelled(Path(root)).values())
@@ -306,11 +308,11 @@ def _unlabelled(root: Path) -> dict[str, str]:
 def report_table(report: Report) -> Table:
     """One row per part of a dataset, for a terminal."""
     table = Table("dataset", "folder", title=escape(report.root), title_justify="left")
-    for column in ("sequences", "frames", "absent", "occluded", "with masks", "images read", "problems"):
+    for column in ("sequences", "frames", "absent", "occluded", "masks", "problems"):
         table.add_column(column, justify="right")
     for each in report.datasets:
         counts = [each.sequences, each.frames, each.frames_absent, each.frames_occluded]
-        counts += [each.sequences_with_masks, each.images_read, len(each.problems)]
+        counts += [each.sequences_with_masks, len(each.problems)]
         shown = ["-" if count is None else f"{count:,}" for count in counts]
         table.add_row(escape(each.dataset), escape(Path(each.path).name), *shown)
     return table
