@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from mixformerv2.data import video_frames
+from mixformerv2.data.datasets import open_datasets
 from mixformerv2.data.folder import find_clips, is_folder, read_boxes, read_folder
 from mixformerv2.data.sequence import Frames
 from mixformerv2.data.video_frames import VideoFrames
@@ -366,3 +367,13 @@ def test_a_real_clip_gives_the_frames_that_decoding_in_order_gives() -> None:
     assert len(frames) == len(in_order) == 289
     for index in (200, 17, 288, 251, 250, 249):
         assert np.array_equal(frames.read(index), in_order[index]), index
+
+
+def test_boxes_named_as_in_otb_beside_their_images_are_a_clip_of_ones_own(tmp_path: Path) -> None:
+    (tmp_path / "clips" / "dog").mkdir(parents=True)
+    for number in (1, 2):
+        cv2.imwrite(str(tmp_path / "clips" / "dog" / f"{number:04d}.jpg"), np.zeros((20, 30, 3), np.uint8))
+    (tmp_path / "clips" / "dog" / "groundtruth_rect.txt").write_text("1,2,8,6\n2,3,8,6\n")
+    datasets = open_datasets(tmp_path / "clips")
+    assert list(datasets) == ["folder"]
+    assert datasets["folder"][0].boxes_frame[0].tolist() == [1, 2, 9, 8]

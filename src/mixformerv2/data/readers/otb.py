@@ -44,7 +44,11 @@ def read_otb(root: Path | str) -> Sequences:
 
 def looks_like_otb(root: Path) -> bool:
     names = ("groundtruth_rect.txt", "groundtruth_rect.1.txt")
-    return any((folder / name).is_file() for folder in some_folders(root) for name in names)
+    return any(
+        # With images beside the boxes it is somebody's own clip.
+        any((folder / name).is_file() for name in names) and not any(folder.glob("*.jpg"))
+        for folder in some_folders(root)
+    )
 
 
 def _otb_targets(folder: Path) -> dict[str, Path]:
