@@ -27,6 +27,7 @@ from mixformerv2.data.loader import DataConfig, Loader
 from mixformerv2.data.pairs import Batch
 from mixformerv2.data.sampler import SampleConfig
 from mixformerv2.model.network import build
+from mixformerv2.train.engine import affordable_precision
 from mixformerv2.train.objective import LossWeights, Objective
 from mixformerv2.train.optim import OptimConfig, make_optimiser
 
@@ -63,9 +64,10 @@ class Learner:
         self._objective = Objective(network, LossWeights()).to(device)
         self._optimiser = make_optimiser(self._objective, OptimConfig())
         self._device = device
+        self._half = affordable_precision("bf16-mixed", device.type) == "bf16-mixed"
 
     def step(self, batch: Batch) -> None:
-        with torch.autocast(self._device.type, dtype=torch.bfloat16):
+        with torch.autocast(self._device.type, dtype=torch.bfloat16, enabled=self._half):
             loss, _ = self._objective(batch)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(self._objective.parameters(), 0.1)

@@ -25,7 +25,16 @@ from mixformerv2.distill.shrink import set_branch_scale
 from mixformerv2.model import checkpoint
 from mixformerv2.model.network import Network, build
 from mixformerv2.train import engine, stages
-from mixformerv2.train.engine import BEST, LAST, RESUME, Deadline, Engine, RunOptions, open_fabric
+from mixformerv2.train.engine import (
+    BEST,
+    LAST,
+    RESUME,
+    Deadline,
+    Engine,
+    RunOptions,
+    affordable_precision,
+    open_fabric,
+)
 from mixformerv2.train.log import read_log
 from mixformerv2.train.objective import LossWeights, Objective
 from mixformerv2.train.optim import OptimConfig
@@ -223,6 +232,15 @@ def test_half_precision_trains_and_keeps_its_weights_in_full(data: Data, tmp_pat
     trained.run(NEVER)
     assert {p.dtype for p in trained.progress.objective.parameters()} == {torch.float32}
     assert all(math.isfinite(float(row["loss"])) for row in curve(tmp_path))
+
+
+@pytest.mark.parametrize(("native", "used"), [(True, "bf16-mixed"), (False, "32-true")])
+def test_a_processor_that_would_imitate_half_precision_trains_in_full(
+    native: bool, used: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: native)
+    assert affordable_precision("bf16-mixed", "cpu") == used
+    assert affordable_precision("32-true", "cpu") == "32-true"
 
 
 # --- stopping and going on

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from mixformerv2.config import Config, ModelConfig, preset
+from mixformerv2.data.augment import DegradeConfig
 from mixformerv2.data.loader import DataConfig
 from mixformerv2.data.sampler import SampleConfig
 from mixformerv2.data.views import ViewConfig
@@ -71,6 +72,33 @@ def tiny_from_labels() -> Recipe:
                 losses=dataclasses.replace(_FIRST_LOSSES, giou=2.0),
                 optim=dataclasses.replace(
                     _FIRST_OPTIM, warmup_samples=3_200, schedule="linear", decay_share=0.7
+                ),
+            ),
+        ),
+    )
+
+
+def tiny_further() -> Recipe:
+    """The shipped ``tiny`` trained on, with sizes and shapes that differ more between template and search crop.
+
+    ``mixformerv2 train tiny-further --data DIR --output DIR``, with stills in COCO's layout and GOT-10k in DIR.
+    """
+    return Recipe(
+        "tiny-further",
+        (
+            stages.supervised(
+                "further",
+                preset("tiny"),
+                72_000,
+                "tiny",
+                data=DataConfig(
+                    sample=SampleConfig(weights=_STILLS_AND_VIDEO, absent_share=0.08),
+                    views=ViewConfig(scale_jitter=0.4, aspect_jitter=0.2),
+                    degrade=DegradeConfig(low_resolution_share=0.3),
+                ),
+                losses=LossWeights(ciou=0.0, giou=2.0, side=1.0, score=0.3),
+                optim=dataclasses.replace(
+                    _FIRST_OPTIM, warmup_samples=3_200, schedule="linear", decay_share=1.0
                 ),
             ),
         ),
@@ -304,6 +332,7 @@ RECIPES: dict[str, Callable[[], Recipe]] = {
     "compact-and-tiny": compact_and_tiny,
     "tiny-by-replacement": tiny_by_replacement,
     "tiny-from-labels": tiny_from_labels,
+    "tiny-further": tiny_further,
     "finetune": finetune,
     "smoke": smoke,
 }

@@ -18,6 +18,8 @@ from mixformerv2.distill.targets import check_pair, default_feature_layers
 from mixformerv2.train.objective import LossWeights
 from mixformerv2.train.optim import OptimConfig
 
+Precision = Literal["bf16-mixed", "32-true"]
+
 
 @dataclass(frozen=True)
 class ValidationConfig:
@@ -55,7 +57,7 @@ class StageConfig:
     losses: LossWeights = field(default_factory=LossWeights)
     optim: OptimConfig = field(default_factory=OptimConfig)
     validation: ValidationConfig | None = None
-    precision: Literal["bf16-mixed", "32-true"] = "bf16-mixed"
+    precision: Precision = "bf16-mixed"  # in full on a machine that would only imitate bf16
     seed: int = 0
 
     def __post_init__(self) -> None:
