@@ -5,7 +5,15 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from mixformerv2.evaluate.metrics import Scores, score, success_curve
+from mixformerv2.evaluate.metrics import (
+    Scores,
+    above,
+    centre_errors,
+    into_picture,
+    score,
+    success_curve,
+    within,
+)
 
 TRUTH = np.array([[0.0, 0.0, 10.0, 10.0]])
 MISS = Scores(0.0, 0.0, 0.0)
@@ -70,3 +78,36 @@ def test_no_frames_at_all_are_refused() -> None:
 def test_a_truth_that_is_no_box_is_refused(box: tuple[float, float, float, float]) -> None:
     with pytest.raises(ValueError, match="true box 1 must be finite with positive width and height"):
         score(np.concatenate([TRUTH, TRUTH]), np.concatenate([TRUTH, boxes(box)]))
+
+
+def test_nan_is_neither_above_nor_within_a_threshold_and_a_value_on_it_is_within() -> None:
+    values, thresholds = np.array([np.nan, 1.0, 2.0]), np.array([1.0, 2.0])
+    assert above(values, thresholds).tolist() == [[False, False, True], [False, False, False]]
+    assert within(values, thresholds).tolist() == [[False, True, False], [False, True, True]]
+
+
+def test_centre_errors_are_in_px_and_in_units_of_the_true_box() -> None:
+    truth = boxes((0, 0, 10, 20), (0, 0, 10, 20), (0, 0, 10, 20))
+    # Centres at (8, 14) and (5, 10) against (5, 10): 3 and 4 px, 0.3 and 0.2 of the sides.
+    predicted = boxes((3, 4, 13, 24), (5, 10, 5, 10), (np.nan, 0, 1, 1))
+    distance, relative = centre_errors(predicted, truth)
+    np.testing.assert_allclose(distance, [5.0, 0.0, np.nan])
+    np.testing.assert_allclose(relative, [np.hypot(0.3, 0.2), 0.0, np.nan])
+
+
+@pytest.mark.parametrize(
+    ("box", "expected"),
+    [
+        ((10, 10, 30, 20), (10, 10, 30, 20)),
+        ((90, 70, 120, 90), (90, 70, 100, 80)),  # cut on the right and below
+        ((-5, -3, 5, 7), (0, 0, 10, 10)),  # moved, not cut
+        ((-150, 0, 10, 10), (0, 0, 100, 10)),  # moved, then cut
+        ((200, 100, 220, 110), (100, 80, 100, 80)),  # nothing is left
+        ((50, 50, 40, 60), (50, 50, 50, 60)),
+        ((np.nan,) * 4, (np.nan,) * 4),
+    ],
+)
+def test_a_box_is_brought_into_the_picture_as_got10k_does(
+    box: tuple[float, ...], expected: tuple[float, ...]
+) -> None:
+    np.testing.assert_array_equal(into_picture(np.array([box], np.float64), (100, 80)), [expected])
