@@ -127,6 +127,14 @@ class UprightImages:
         return str(self.paths[index])
 
 
+def frames_of(pictures: Path, expected: int = 0) -> UprightImages | VideoFrames:
+    """The frames of a clip; a video that is said to have `expected` of them is not counted by decoding."""
+    if not pictures.is_dir():
+        return VideoFrames.find(pictures, expected)
+    images = [path for path in _visible(pictures) if path.suffix.lower() in IMAGE_SUFFIXES]
+    return UprightImages(tuple(sorted(images, key=_natural_order)))
+
+
 def _visible(folder: Path) -> list[Path]:
     return [path for path in folder.iterdir() if not path.name.startswith(".")]
 
@@ -171,18 +179,11 @@ def _read_clip(clips: dict[str, Clip], name: str) -> Sequence:
         raise ValueError(f"sequence {name} must have one boxes file, got {' and '.join(map(str, files))}")
     boxes = read_boxes(files[0])
     last = len(boxes.rows_frame) - 1 if boxes.frames is None else int(boxes.frames.max(initial=-1))
-    frames = _frames_of(pictures, expected=last + 1)
+    frames = frames_of(pictures, expected=last + 1)
     if boxes.frames is not None and last >= len(frames):
         raise ValueError(f"{files[0]} has a box for frame {last}, but {pictures} has {len(frames)} frames")
     boxes_frame = boxes.of_frames(len(frames))
     return Sequence(name, frames, boxes_frame, absent=~has_area(boxes_frame))
-
-
-def _frames_of(pictures: Path, expected: int) -> UprightImages | VideoFrames:
-    if not pictures.is_dir():
-        return VideoFrames.find(pictures, expected)
-    images = [path for path in _visible(pictures) if path.suffix.lower() in IMAGE_SUFFIXES]
-    return UprightImages(tuple(sorted(images, key=_natural_order)))
 
 
 def _is_results(path: Path) -> bool:

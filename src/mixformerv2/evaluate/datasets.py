@@ -1,0 +1,214 @@
+"""What a tracker can be evaluated on: the benchmarks by name, and how the papers report each of them."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from collections.abc import Sequence as ReadOnlySequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+from mixformerv2.data.benchmarks import FIRST_PIXEL, LAYOUTS, READERS
+from mixformerv2.data.datasets import find_datasets
+from mixformerv2.data.folder import WHAT as FOLDER_WHAT
+from mixformerv2.data.folder import read_folder
+from mixformerv2.data.sequence import LazySequences, Sequence, Sequences
+from mixformerv2.evaluate.store import Failure, Run
+
+AUTO = "auto"
+FOLDER = "folder"
+_MOST_NAMED = 8
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """How one dataset is evaluated."""
+
+    title: str
+    reader: str
+    """its key in `READERS`"""
+    layout: str
+    """its key in `LAYOUTS`"""
+    protocol: str
+    """how the papers report it; a key of `protocols.PROTOCOLS`"""
+    submission: str | None = None
+    """kind of archive that a server takes"""
+    has_truth: bool = True
+    """whether all boxes are public; else only the first of each sequence"""
+
+    @property
+    def first_pixel(self) -> int:
+        """The number that the dataset's files give to the first pixel, 0 where they are masks or clips of one's own."""
+        return FIRST_PIXEL.get(self.layout, 0)
+
+
+_BENCHMARKS: dict[str, Benchmark] = {
+    "otb": Benchmark("OTB100", "otb", "otb", "otb"),
+    "lasot": Benchmark("LaSOT, test part", "lasot-test", "lasot", "lasot"),
+    "lasot-ext": Benchmark("LaSOT extension", "lasot-ext", "lasot-ext", "lasot"),
+    "got10k-train": Benchmark("GOT-10k, training part", "got10k-train", "got10k", "got10k"),
+    "got10k-val": Benchmark("GOT-10k, validation part", "got10k-val", "got10k", "got10k", "got10k"),
+    "got10k-test": Benchmark("GOT-10k, test part", "got10k-test", "got10k", "got10k", "got10k", False),
+    "trackingnet-test": Benchmark(
+        *("TrackingNet, test part", "trackingnet-test", "trackingnet", "pytracking"),
+        submission="trackingnet",
+        has_truth=False,
+    ),
+    "tnl2k": Benchmark("TNL2K, test part", "tnl2k-test", "tnl2k", "pytracking"),
+    "uav123": Benchmark("UAV123", "uav123", "uav123", "pytracking-uav"),
+    "nfs30": Benchmark("Need for Speed at 30 frames a second", "nfs30", "nfs30", "pytracking"),
+    "nfs240": Benchmark("Need for Speed at 240 frames a second", "nfs240", "nfs240", "pytracking"),
+    "vasttrack": Benchmark("VastTrack, test part", "vasttrack-test", "vasttrack", "pytracking"),
+    "davis": Benchmark("DAVIS, boxes around the masks", "davis", "davis", "pytracking"),
+    "vot": Benchmark("VOT, as one pass without restarts", "vot", "vot", "pytracking"),
+}
+EVALUATED: dict[str, Benchmark] = {
+    **_BENCHMARKS,
+    FOLDER: Benchmark("clips of one's own", "", "", "mixformerv2"),
+}
+"""Name on the command line -> benchmark. "auto" is whichever of them the folder is recognised as."""
+
+# Kind of layout -> what "auto" evaluates on: of several parts the first that is there.
+_OF_LAYOUT = {
+    **{benchmark.layout: (name,) for name, benchmark in _BENCHMARKS.items()},
+    "got10k": ("got10k-val", "got10k-test", "got10k-train"),
+    FOLDER: (FOLDER,),
+}
+
+
+class Opened(NamedTuple):
+    """A dataset that a tracker can be run over."""
+
+    name: str
+    """its key in `EVALUATED`"""
+    root: Path
+    """where "auto" has found it, or what was given"""
+    benchmark: Benchmark
+    sequences: dict[str, Sequence]
+    broken: dict[str, Failure]
+    """sequences that cannot be read"""
+    lengths: dict[str, int | None]
+    """frames of all of them, in the order of the dataset; None for the broken ones"""
+
+
+def open_for_evaluation(name: str, root: str | Path, only: Collection[str] = ()) -> Opened:
+    """The sequences of a dataset, or ``only`` those named.
+
+    Raises ValueError where there is no such dataset, nothing of it in ``root`` that can be read, no sequence of that
+    name, or two sequences have one name.
+    """
+    root = Path(root)
+    if name != AUTO and name not in EVALUATED:
+        raise ValueError(f"no dataset is called {name!r}: choose one of {', '.join([*EVALUATED, AUTO])}")
+    if not root.is_dir():
+        raise ValueError(f"the dataset is looked for in the folder {root}, which is not there")
+    if name == AUTO:
+        name, root, listed = _recognise(root)
+    else:
+        listed = _read(name, root)
+    opened = _open(name, root, listed, only)
+    if not opened.sequences:
+        first = next(iter(opened.broken.values())).sentence
+        wanted = FOLDER_WHAT if name == FOLDER else LAYOUTS[opened.benchmark.layout].what
+        raise ValueError(
+            f"no sequence of {name} in {root} can be read, expected {wanted}: {first}"
+            f"{_instead(opened.benchmark, root)}"
+        )
+    return opened
+
+
+def reopen(runs: ReadOnlySequence[Run], root: str | Path | None = None) -> Opened:
+    """The dataset of runs that exist, those of its sequences that one of them is of; ``root``: where it is now.
+
+    Raises ValueError where the runs are not of the same frames, or the dataset is not there or not what it was.
+    """
+    for key in ("dataset", "max_frames"):
+        values = [run.description.get(key) for run in runs]
+        other = next((index for index, value in enumerate(values) if value != values[0]), None)
+        if other is not None:
+            raise ValueError(
+                f"runs must be of the same {key} to stand side by side, got {values[0]} in {runs[0].folder} "
+                f"and {values[other]} in {runs[other].folder}"
+            )
+    names = {name: None for run in runs for name in run.description["sequences"]}
+    place = Path(runs[0].description["root"] if root is None else root)
+    if not place.is_dir():
+        raise ValueError(
+            f"the dataset of {runs[0].folder} was in {place}, which is not there: name it with --root"
+        )
+    opened = open_for_evaluation(runs[0].description["dataset"], place, names)
+    for run in runs:
+        for name in run.passes:
+            then, now = run.description["sequences"][name], opened.lengths[name]
+            if then != now:
+                said = f"now has {now}" if now else f"cannot be read now: {opened.broken[name].sentence}"
+                raise ValueError(
+                    f"the dataset in {place} has changed: {name} had {then} frames in {run.folder} and {said}"
+                )
+    return opened
+
+
+def _read(name: str, root: Path) -> Sequences:
+    if name == FOLDER:
+        return read_folder(root)
+    benchmark = EVALUATED[name]
+    try:
+        sequences = READERS[benchmark.reader](root)
+    except ValueError as error:
+        raise ValueError(f"{error}{_instead(benchmark, root)}") from None
+    if not len(sequences):
+        raise ValueError(f"no sequences of {name} in {root}: expected {LAYOUTS[benchmark.layout].what}")
+    return sequences
+
+
+def _instead(benchmark: Benchmark, root: Path) -> str:
+    """What is in the folder if it is not what was asked for."""
+    try:
+        found = [dataset for dataset in find_datasets(root).values() if dataset.kind != benchmark.layout]
+    except ValueError:
+        found = []  # nothing is recognised
+    there = [f"{dataset.kind} in {dataset.path}" for dataset in found]
+    return f"; what is there looks like {', '.join(there)}" if there else ""
+
+
+def _recognise(root: Path) -> tuple[str, Path, Sequences]:
+    found = find_datasets(root)
+    usable = [dataset for dataset in found.values() if dataset.kind in _OF_LAYOUT]
+    if len(usable) != 1:
+        there = ", ".join(f"{dataset.kind} in {dataset.path}" for dataset in found.values())
+        raise ValueError(f"the dataset auto must be the only one in {root}, which holds {there}: name it")
+    errors, place = [], Path(usable[0].path)
+    for name in _OF_LAYOUT[usable[0].kind]:
+        try:
+            return name, place, _read(name, place)
+        except ValueError as error:
+            errors.append(error)  # that part is not there
+    raise errors[0]
+
+
+def _open(name: str, root: Path, listed: Sequences, only: Collection[str]) -> Opened:
+    names = listed.names if isinstance(listed, LazySequences) else tuple(one.name for one in listed)
+    unknown = [one for one in only if one not in names]
+    if unknown:
+        raise ValueError(f"the dataset {name} has no sequence {', '.join(unknown)}: it has {_some(names)}")
+    if len(set(names)) != len(names):
+        twice = next(one for one in names if names.count(one) > 1)
+        raise ValueError(f"sequences must have names of their own, got {twice} twice")
+    opened = Opened(name, root, EVALUATED[name], {}, {}, {})
+    for index, one in enumerate(names):
+        if only and one not in only:
+            continue
+        try:
+            sequence = listed[index]
+        except (ValueError, OSError) as error:
+            opened.broken[one], opened.lengths[one] = Failure(str(error)), None
+        else:
+            opened.sequences[one], opened.lengths[one] = sequence, len(sequence)
+    if not opened.lengths:
+        raise ValueError(f"there must be at least one sequence to evaluate on, the dataset {name} has none")
+    return opened
+
+
+def _some(names: tuple[str, ...]) -> str:
+    more = f" and {len(names) - _MOST_NAMED} more" if len(names) > _MOST_NAMED else ""
+    return ", ".join(names[:_MOST_NAMED]) + more
