@@ -14,10 +14,9 @@ import signal
 import subprocess
 import sys
 import time
-import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import cv2
 import pytest
@@ -25,10 +24,11 @@ import safetensors.torch
 import test_checkpoint
 import tiny
 import torch
+from command_line import Ran, Run
 from rich.console import Console
 
 from mixformerv2 import cli, recording
-from mixformerv2.cli import app, main
+from mixformerv2.cli import app
 from mixformerv2.results import read_results
 from mixformerv2.runtime import backend
 from mixformerv2.video import open_source
@@ -36,33 +36,6 @@ from mixformerv2.video import open_source
 NUM_FRAMES = 12
 BOX = ",".join(f"{value:g}" for value in tiny.square_box(0))
 VERBS = [command.name or command.callback.__name__ for command in app.registered_commands]
-
-
-class Ran(NamedTuple):
-    code: int
-    out: str
-    err: str
-
-
-Run = Callable[..., Ran]
-
-
-@pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Iterator[Run]:
-    """The command line in this process; the tests at the end start a real one."""
-    threads = torch.get_num_threads()
-
-    def run_here(*arguments: object) -> Ran:
-        monkeypatch.setattr(sys, "argv", ["mixformerv2", *map(str, arguments)])
-        with warnings.catch_warnings(), pytest.raises(SystemExit) as left:
-            warnings.filterwarnings("default", category=UserWarning)
-            main()
-        code = left.value.code or 0  # None means 0
-        assert isinstance(code, int), "text would be printed"
-        return Ran(code, *capsys.readouterr())
-
-    yield run_here
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import warnings
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -59,6 +60,17 @@ def refuse_existing(target: Path, overwrite: bool) -> None:
         raise FileExistsError(
             f"{target} exists already: choose another name or pass --overwrite to replace it"
         )
+
+
+def key_values(given: Iterable[str]) -> dict[str, str]:
+    """The options of KEY=VALUE. Raises ValueError for anything else, and for a key that comes twice."""
+    values: dict[str, str] = {}
+    for one in given:
+        key, equals, value = one.partition("=")
+        if not (key and equals) or key in values:
+            raise ValueError(f"an option is KEY=VALUE, each key once, got {one!r}")
+        values[key] = value
+    return values
 
 
 def need_torch(verb: str) -> None:
