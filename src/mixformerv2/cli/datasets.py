@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from mixformerv2.cli.common import app, err, out, warn
+from mixformerv2.cli.common import app, err, key_values, out, warn
 
 data_app = typer.Typer(help="Look at datasets, and pack them.", no_args_is_help=True)
 app.add_typer(data_app, name="data")
@@ -69,6 +69,37 @@ def pack(
         f"{packed.num_bytes / 1e6:,.0f} MB",
         highlight=False,
     )
+
+
+@data_app.command(
+    epilog="Example: mixformerv2 data label clips/ starts.csv labelled/ --tracker opencv:nano --option peers=models/"
+)
+def label(
+    clips: Annotated[Path, typer.Argument(help="Folder of videos, or of folders of images.")],
+    starts: Annotated[Path, typer.Argument(help="CSV file clip,frame,x,y,w,h,name: a box for each target.")],
+    output: Annotated[Path, typer.Argument(help="Folder for the labelled clips; those in it are kept.")],
+    tracker: Annotated[str, typer.Option(help="Tracker, as for `mixformerv2 evaluate`.")] = "tiny",
+    option: Annotated[list[str] | None, typer.Option(help="KEY=VALUE for the tracker.")] = None,
+    segment_frames: Annotated[int, typer.Option(help="Look back after so many frames.")] = 12,
+    min_iou: Annotated[float, typer.Option(help="Least overlap of the way there and the way back.")] = 0.6,
+) -> None:
+    """Label video for training: a tracker follows each target there and back, boxes on which it agrees are kept."""
+    from rich.table import Table
+
+    from mixformerv2.evaluate import labelling
+    from mixformerv2.evaluate.spec import open_tracker, parse
+
+    drawn = labelling.read_starts(starts)
+    agreement = labelling.Agreement(segment_frames, min_iou)
+    spec = parse(tracker, key_values(option or []))
+    trackers = labelling.Pair(open_tracker(spec), open_tracker(spec))
+    table = Table("track", "frames", "labelled", "", title=f"labels by {spec.label}")
+    with _progress() as progress:
+        for done, track in enumerate(labelling.label(trackers, clips, drawn, output, agreement), 1):
+            progress("tracks", done, len(drawn))
+            note = "" if track.is_new else "was there"
+            table.add_row(track.name, f"{track.frames:,}", f"{track.labelled:,}", note)
+    out.print(table)
 
 
 @contextmanager

@@ -1,0 +1,218 @@
+"""Boxes for video that nobody has annotated: a tracker follows a target there and back, and where it agrees with itself
+its boxes are kept (forward-backward error: Kalal et al., 2010).
+"""
+
+from __future__ import annotations
+
+import csv
+import shutil
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Bool, Float
+
+from mixformerv2 import geometry
+from mixformerv2.data.folder import find_clips, frames_of, read_boxes
+from mixformerv2.data.sequence import Frames, has_area
+from mixformerv2.data.video_frames import VIDEO_SUFFIXES
+from mixformerv2.evaluate.run import AnyTracker
+from mixformerv2.results import Result, ResultFile
+from mixformerv2.video import IMAGE_SUFFIXES
+
+BOXES = "boxes.csv"
+COLUMNS = ("clip", "frame", "x", "y", "w", "h", "name")
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """When the way there and the way back count as one."""
+
+    segment_frames: int = 30
+    """followed back after so many, each time from the box that was reached"""
+    min_iou: float = 0.6
+    """of the boxes of a frame on both ways"""
+
+    def __post_init__(self) -> None:
+        if self.segment_frames < 1 or not 0 < self.min_iou <= 1:
+            raise ValueError(
+                "segment_frames must be at least 1 and min_iou above 0 and at most 1, "
+                f"got {self.segment_frames} and {self.min_iou}"
+            )
+
+
+class Start(NamedTuple):
+    """A target to follow, drawn by a person."""
+
+    clip: str
+    frame: int
+    """from 0"""
+    box_xywh: tuple[float, float, float, float]
+    name: str
+    """of the track"""
+
+
+def read_starts(path: Path) -> list[Start]:
+    """The rows of a CSV file with the header `clip,frame,x,y,w,h,name`; names must be different.
+
+    Raises ValueError naming the line that is wrong.
+    """
+    with path.open(encoding="utf-8-sig", newline="") as stream:
+        rows = csv.DictReader(stream)
+        if tuple(rows.fieldnames or ()) != COLUMNS:
+            raise ValueError(f"{path} must begin with the header {','.join(COLUMNS)}, got {rows.fieldnames}")
+        starts = []
+        for row in rows:
+            try:
+                x, y, w, h = (float(row[key]) for key in ("x", "y", "w", "h"))
+                start = Start(row["clip"], int(row["frame"]), (x, y, w, h), row["name"])
+                geometry.check_box_xywh(start.box_xywh)
+            except (TypeError, ValueError) as error:
+                raise ValueError(f"{path}, line {rows.line_num}: {error}") from None
+            if start.frame < 0 or not start.name or Path(start.name).name != start.name:
+                raise ValueError(
+                    f"{path}, line {rows.line_num}: frames count from 0 and a name is that of a new folder, "
+                    f"got frame {start.frame} and name {start.name!r}"
+                )
+            starts.append(start)
+    names = [start.name for start in starts]
+    twice = {name for name in names if names.count(name) > 1}
+    if twice or not starts:
+        raise ValueError(
+            f"{path} must name every track differently, got {', '.join(sorted(twice)) or 'no row'}"
+        )
+    return starts
+
+
+class Pair(NamedTuple):
+    """Two trackers of one kind: one goes on while the other looks back."""
+
+    there: AnyTracker
+    back: AnyTracker
+
+
+def follow(
+    trackers: Pair,
+    frames: Frames,
+    start: int,
+    box_xywh: Iterable[float],
+    agreement: Agreement | None = None,
+) -> Float[np.ndarray, "frames 4"]:
+    """A box, xyxy in frame px, for every frame on which both ways agree, the mean of the two; nan elsewhere.
+
+    The target is followed to both ends of the video, in each direction until the way back does not return to where it
+    came from, or the target touches a border of the frame that it did not touch at the start: a tracker stays behind
+    there with a box that agrees with itself.
+    Raises ValueError for a frame or box that is not there, or a frame that cannot be read.
+    """
+    if not 0 <= start < len(frames):
+        raise ValueError(f"the start frame must be one of the {len(frames)} frames, got {start}")
+    agreement = agreement or Agreement()
+    first = geometry.check_box_xywh(list(box_xywh))
+    boxes_frame = np.full((len(frames), 4), np.nan)
+    boxes_frame[start] = first
+    for order in (range(start, len(frames)), range(start, -1, -1)):
+        reached = first
+        for begin in range(0, len(order) - 1, agreement.segment_frames):
+            segment = order[begin : begin + agreement.segment_frames + 1]
+            # In the order of time, in which a video is read fastest.
+            read = {index: frames.read(index) for index in sorted(segment)}
+            pictures = [read[index] for index in segment]
+            there = _run(trackers.there, pictures, reached, fresh=begin == 0)
+            back = _run(trackers.back, pictures[::-1], there[-1], fresh=True)[::-1]
+            overlap = geometry.iou(there, back)
+            if not overlap[0] >= agreement.min_iou:
+                break
+            boxes = (there + back) / 2
+            leaving = (_touches(boxes, pictures[0]) & ~_touches(first[None], pictures[0])).any(axis=1)
+            inside = ~np.logical_or.accumulate(leaving)
+            kept = np.flatnonzero(inside[1:] & (overlap[1:] >= agreement.min_iou)) + 1
+            boxes_frame[np.array(segment)[kept]] = boxes[kept]
+            if not inside.all():
+                break
+            reached = there[-1]
+    return boxes_frame
+
+
+def _touches(boxes_frame: Float[np.ndarray, "n 4"], picture: geometry.Frame) -> Bool[np.ndarray, "n 4"]:
+    """Whether the left, upper, right and lower side lie within a pixel of the frame's border, or beyond."""
+    height, width = picture.shape[:2]
+    return np.concatenate([boxes_frame[:, :2] <= 1, boxes_frame[:, 2:] >= [width - 1, height - 1]], axis=1)
+
+
+def _run(
+    tracker: AnyTracker, pictures: list[geometry.Frame], box_frame: geometry.Box, fresh: bool
+) -> Float[np.ndarray, "n 4"]:
+    """The box on every picture; nan from the first answer on that is none. Not `fresh`, the tracker goes on."""
+    boxes = np.full((len(pictures), 4), np.nan)
+    size = np.tile(pictures[0].shape[1::-1], 2)
+    start = np.clip(box_frame, 0, size)
+    if not geometry.area(start) > 0:
+        return boxes
+    if fresh:
+        tracker.init(pictures[0], geometry.xyxy_to_xywh(start))
+    boxes[0] = start
+    for number, picture in enumerate(pictures[1:], 1):
+        answer = tracker.update(picture)
+        box = np.asarray(answer.box if hasattr(answer, "box") else answer[0], np.float64)
+        if not (np.isfinite(box).all() and (box[2:] > 0).all()):
+            break
+        boxes[number] = geometry.xywh_to_xyxy(box)
+    return boxes
+
+
+class Track(NamedTuple):
+    """What came of one start."""
+
+    name: str
+    labelled: int
+    """frames with a box"""
+    frames: int
+    is_new: bool
+    """else it was there before"""
+
+
+def label(
+    trackers: Pair, clips: Path, starts: Iterable[Start], output: Path, agreement: Agreement | None = None
+) -> Iterator[Track]:
+    """Follows every start and writes its track below ``output`` (see ``write_track``); those that are there are kept.
+
+    Raises ValueError, before anything is followed, where a start names a clip or a frame that is not in ``clips``.
+    """
+    starts = list(starts)
+    there = find_clips(clips)
+    for name in dict.fromkeys(start.clip for start in starts):
+        if name not in there:
+            raise ValueError(f"no clip is called {name!r} in {clips}: it holds {', '.join(there) or 'none'}")
+    for start in starts:
+        boxes_path = output / start.name / BOXES
+        pictures = there[start.clip].pictures
+        is_new = not boxes_path.exists()
+        if is_new:
+            boxes_frame = follow(trackers, frames_of(pictures), start.frame, start.box_xywh, agreement)
+            write_track(output / start.name, pictures, boxes_frame)
+        known = has_area(read_boxes(boxes_path).rows_frame)
+        yield Track(start.name, int(known.sum()), len(known), is_new)
+
+
+def write_track(folder: Path, pictures: Path, boxes_frame: Float[np.ndarray, "frames 4"]) -> None:
+    """The folder with the clip, linked or copied, and `boxes.csv`: a clip that training reads, and people correct.
+
+    Frames without a box are rows of the state "lost".
+    Raises FileExistsError if the boxes are there, another OSError if something cannot be written.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    for source in sorted(pictures.iterdir()) if pictures.is_dir() else [pictures]:
+        target = folder / source.name
+        if source.suffix.lower() in (*VIDEO_SUFFIXES, *IMAGE_SUFFIXES) and not target.exists():
+            try:
+                target.symlink_to(source.resolve())
+            except OSError:  # a file system or a user without links
+                shutil.copyfile(source, target)
+    with ResultFile.open(folder / BOXES) as file:
+        for index, box in enumerate(boxes_frame):
+            known = bool(np.isfinite(box).all())
+            x, y, w, h = (float(v) for v in geometry.xyxy_to_xywh(box if known else np.zeros(4)))
+            file.write(index, Result((x, y, w, h), float(known), "tracking" if known else "lost"))
