@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from command_line import Run
 from trackers import HERE
 
 from mixformerv2.evaluate.spec import TrackerSpec, parse
@@ -237,3 +238,16 @@ def test_stopping_midway_ends_the_toolkit(workspace: Path, spec: TrackerSpec, tm
         run_vot(spec, workspace, str(slow), on_line=stop)
     with pytest.raises(ProcessLookupError):
         os.kill(processes[0], 0)
+
+
+def test_the_verb_prints_the_measures_and_fails_where_the_toolkit_does(
+    workspace: Path, toolkit: str, run: Run
+) -> None:
+    command = "vot", workspace, "--tracker", f"{HERE}:Follow", "--toolkit", toolkit
+    ran = run(*command)
+    assert ran.code == 0, ran.err
+    assert "failures" in ran.out and "0.393" in ran.out and "0.321" in ran.out
+    behave(workspace, evaluate="fail")
+    ran = run(*command)
+    assert ran.code == 1
+    assert "failed: the VOT toolkit's `vot evaluate` failed" in ran.err and "lost my way" in ran.err
