@@ -237,9 +237,11 @@ def test_several_runs_have_a_column_each_and_a_dash_where_one_has_nothing() -> N
     assert "second has no results of 1 of 2 sequences" in " ".join(text.split())
 
 
-def test_several_runs_by_several_protocols_have_a_row_a_sequence_and_run() -> None:
+def test_several_runs_by_several_protocols_have_a_row_a_run() -> None:
     text = printed(run_of("first", a=[0, 0]), run_of("second", a=[0, 20]), protocols=["lasot", "got10k"])
-    assert re.search(r"│ a +│ first +│ +\d", text) and re.search(r"│ +│ second +│ +\d", text)
+    assert re.search(r"all: AUC +first +\d\.\d{3} +\d", text) and re.search(
+        r"\n +second +\d\.\d{3} +\d", text
+    )
 
 
 def test_a_name_is_no_markup_on_the_terminal() -> None:

@@ -205,10 +205,9 @@ def _say(label: str, outcome: Outcome) -> None:
     if outcome.done:
         processes = "1 process" if outcome.workers == 1 else f"{outcome.workers} processes"
         threads = "1 thread" if outcome.threads == 1 else f"{outcome.threads} threads"
-        line += (
-            f"; {outcome.wall_s:.1f} s in {processes} of {threads}, "
-            f"{outcome.overhead:.1%} over the tracker's own time"
-        )
+        line += f"; {outcome.wall_s:.1f} s in {processes} of {threads}"
+        if outcome.overhead < 1:  # else it is mostly the frames that took time to read
+            line += f", {outcome.overhead:.1%} over the tracker's own time"
     out.print(line, highlight=False, markup=False)
     said: dict[str, list[str]] = {}
     for name, warnings in outcome.warnings.items():

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from rich import box
 from rich.markup import escape
 from rich.table import Table
 
@@ -57,21 +58,25 @@ def table(scores: ReadOnlySequence[RunScores]) -> Table:
     """A row a sequence, all of them below; the best of several runs is bold, a dash stands where there is nothing.
 
     One run by one protocol has the protocol's headline figures, several runs a column each with the first of them,
-    several protocols a column each; several runs by several protocols have a row a sequence and run.
+    several protocols a column each; several runs by several protocols have a row a run, and none for the sequences.
     """
     runs = with_own_labels(scores)
     lines = _lines(runs)
     with_run = len(lines) > 1
     shown = Table(title=_title(runs), title_justify="left", caption=_caption(runs), caption_justify="left")
-    shown.add_column("sequence", overflow="fold")
     if with_run:
-        shown.add_column("run", overflow="fold")
+        shown.box = box.SIMPLE  # many columns
+        shown.add_column("figure", no_wrap=True)
+        shown.add_column("run", overflow="fold", min_width=12)
+    else:
+        shown.add_column("sequence", overflow="fold")
     for column in lines[0]:
         shown.add_column(_heading(runs, column), justify="right", overflow="fold")
-    for name in dict.fromkeys(name for one in runs for name in one.sequences):
+    for name in () if with_run else dict.fromkeys(name for one in runs for name in one.sequences):
         _add_rows(shown, escape(name), lines, name, with_run)
     shown.add_section()
-    _add_rows(shown, "[bold]all[/]", lines, None, with_run)
+    total = f"all: {TITLES[lines[0][0].figure]}" if with_run else "[bold]all[/]"
+    _add_rows(shown, total, lines, None, with_run)
     if len(runs) > 1 or len(runs[0].protocols) > 1:
         for figure in TITLES:
             others = [[column._replace(figure=figure) for column in line] for line in lines]
