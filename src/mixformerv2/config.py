@@ -77,6 +77,9 @@ class TrackerConfig:
     online_templates: int = 1
     lost_threshold: float = 0.5  # below this score the state is "lost"
     min_side_px: float = 10.0  # the box never shrinks below this
+    size_calibration: float = (
+        0.0  # share of the first frame's error in width and height that is corrected from then on
+    )
     published_mapping: bool = True  # map back from the unrounded window, as the released code does
 
     def __post_init__(self) -> None:
@@ -90,6 +93,8 @@ class TrackerConfig:
                 "update_interval and online_templates must be at least 1, "
                 f"got {self.update_interval} and {self.online_templates}"
             )
+        if not 0 <= self.size_calibration <= 1:
+            raise ValueError(f"size_calibration must be a share in [0, 1], got {self.size_calibration}")
 
 
 @dataclass(frozen=True)

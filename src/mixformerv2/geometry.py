@@ -73,6 +73,12 @@ def check_box_xywh(box: Any) -> Box:
     return xywh_to_xyxy(values)
 
 
+def rescale(box: Box, factors: Float[np.ndarray, "2"]) -> Box:
+    """The box with width and height multiplied by ``factors``, its centre where it was."""
+    grown = (box[2:] - box[:2]) * (factors - 1) / 2
+    return box + np.concatenate([-grown, grown])
+
+
 def clip(box_frame: Box, frame_size: tuple[int, int], min_side: float) -> Box:
     """The box kept on the frame, never narrower than ``min_side`` px.
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Float, UInt8
 
 from mixformerv2 import geometry
 from mixformerv2.config import TrackerConfig
@@ -19,6 +19,11 @@ from mixformerv2.video import FrameSource, as_rgb_uint8, open_source
 
 Crop = UInt8[np.ndarray, "side side 3"]
 
+# Of the first frame, where the target's size is known: by how much the search window is larger (logarithm), and where the
+# target lies in it (in its sides).
+_LOOKS = ((0.0, 0.0, 0.0), (0.2, 0.3, 0.0), (-0.2, -0.3, 0.0), (0.1, 0.0, 0.3), (-0.1, 0.0, -0.3))
+_MIN_IOU_OF_LOOK = 0.3
+_MAX_LOG_CORRECTION = 0.7
 _NOT_STARTED = "the tracker has no object yet: call init(frame, box) before update(frame)"
 
 
@@ -122,6 +127,9 @@ class Tracker:
         self._frame_size = (width, height)
         self._memory = TemplateMemory(self._cut_template(rgb), self.config)
         self._encode()
+        self._size_factors = np.ones(2)
+        if self.config.size_calibration:
+            self._size_factors = self._calibrate_size(rgb)
 
     @property
     def box(self) -> tuple[float, float, float, float]:
@@ -142,19 +150,44 @@ class Tracker:
             raise ValueError(_NOT_STARTED)
         rgb = as_rgb_uint8(frame, self._channels)
         self._follow_size(rgb.shape[1], rgb.shape[0])
-        config, search_px = self.config, self.backend.config.model.search_px
-        window = CropWindow.around(self._box_frame, config.search_factor, search_px, config.published_mapping)
-        located = self.backend.search(window.cut(rgb)[None], self._cache)
-        score = float(located.score[0])
-        if not np.isfinite([*located.box_unit[0], score]).all():
-            raise ValueError("the network answered with numbers that are not finite: its weights are damaged")
-        box_frame = window.to_frame(located.box_unit[0])
+        box_frame, score = self._look(rgb, self._box_frame)
+        box_frame = geometry.rescale(box_frame, self._size_factors)
         self._box_frame = geometry.clip(box_frame, self._frame_size, self._min_side())
         if self._memory.wants(score):
             self._memory.propose(self._cut_template(rgb), score)
         if self._memory.refresh():
             self._encode()
-        return Result(self.box, score, "tracking" if score >= config.lost_threshold else "lost")
+        return Result(self.box, score, "tracking" if score >= self.config.lost_threshold else "lost")
+
+    def _look(
+        self, rgb: UInt8[np.ndarray, "height width 3"], around_frame: geometry.Box
+    ) -> tuple[geometry.Box, float]:
+        """The network's box in the frame and its score, in a search window around a box."""
+        config, search_px = self.config, self.backend.config.model.search_px
+        window = CropWindow.around(around_frame, config.search_factor, search_px, config.published_mapping)
+        located = self.backend.search(window.cut(rgb)[None], self._cache)
+        score = float(located.score[0])
+        if not np.isfinite([*located.box_unit[0], score]).all():
+            raise ValueError("the network answered with numbers that are not finite: its weights are damaged")
+        return window.to_frame(located.box_unit[0]), score
+
+    def _calibrate_size(self, rgb: UInt8[np.ndarray, "height width 3"]) -> Float[np.ndarray, "2"]:
+        """Factors for the width and height of later boxes: a network sees some targets too wide, always.
+
+        Looks at the first frame as it will at later ones, the target elsewhere in the window and of another size, and
+        takes the median of the looks that find it.
+        """
+        true_frame, errors = self._box_frame, []
+        sides = true_frame[2:] - true_frame[:2]
+        for log_scale, x, y in _LOOKS:
+            moved_frame = true_frame + np.tile(sides * (x, y), 2)
+            box_frame, _ = self._look(rgb, geometry.rescale(moved_frame, np.full(2, np.exp(log_scale))))
+            if geometry.iou(box_frame, true_frame) >= _MIN_IOU_OF_LOOK:
+                errors.append(np.log(sides / (box_frame[2:] - box_frame[:2])))
+        error = np.median(errors, axis=0) if errors else np.zeros(2)
+        return np.exp(
+            self.config.size_calibration * np.clip(error, -_MAX_LOG_CORRECTION, _MAX_LOG_CORRECTION)
+        )
 
     def _min_side(self) -> float:
         return min(self.config.min_side_px, *self._frame_size)

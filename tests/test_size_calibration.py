@@ -1,0 +1,73 @@
+"""The size that a network misjudges is learned from the first frame, where it is known."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+from test_tracker import BOX, RULES, Frame, Located, Scripted, Seeing, grey_frame
+
+from mixformerv2.config import TrackerConfig
+from mixformerv2.geometry import rescale
+from mixformerv2.tracker import Tracker
+
+
+class Misjudging(Seeing):
+    """Sees the square, but so much wider and taller."""
+
+    def __init__(self, wider: float, taller: float) -> None:
+        super().__init__()
+        self._factors = np.array([wider, taller])
+
+    def search(self, crop: np.ndarray, cache: int) -> Located:
+        self.crops.append(crop[0].copy())
+        found = super().search(crop, cache)
+        box = rescale(found.box_unit[0].astype(np.float64), self._factors)
+        return Located(box[None].astype(np.float32), found.score)
+
+
+def square_frame(x: int = 52, y: int = 42) -> Frame:
+    frame = grey_frame(100).copy()
+    frame[y : y + 16, x : x + 16] = 255
+    return frame
+
+
+def sides(backend: Scripted, share: float) -> tuple[float, float]:
+    """Of the box in a second frame, where the square has moved."""
+    tracker = Tracker(backend=backend, config=dataclasses.replace(RULES, size_calibration=share))
+    tracker.init(square_frame(), BOX)
+    return tracker.update(square_frame(55, 44)).box[2:]
+
+
+def test_without_calibration_a_misjudged_size_stays() -> None:
+    backend = Misjudging(1.5, 0.8)
+    assert sides(backend, 0.0) == pytest.approx((24.0, 12.8), abs=0.01)
+    assert len(backend.crops) == 1, "the first frame is not searched"
+
+
+def test_a_share_of_the_error_is_corrected() -> None:
+    assert sides(Misjudging(1.5, 0.8), 1.0) == pytest.approx((16.0, 16.0), rel=0.06)  # whole pixels are seen
+    half = 16 * 1.5**0.5, 16 * 0.8**0.5
+    assert sides(Misjudging(1.5, 0.8), 0.5) == pytest.approx(half, rel=0.04)
+
+
+def test_a_right_size_stays_right() -> None:
+    assert sides(Misjudging(1.0, 1.0), 1.0) == pytest.approx((16.0, 16.0), rel=0.06)
+
+
+def test_a_correction_is_at_most_a_factor_of_two() -> None:
+    width, height = sides(Misjudging(3.0, 1.0), 1.0)
+    assert width == pytest.approx(48 / np.exp(0.7), rel=0.06)
+    assert height == pytest.approx(16, rel=0.06)
+
+
+def test_looks_that_do_not_find_the_target_teach_nothing() -> None:
+    away = Scripted(box_unit=[0.0, 0.0, 0.1, 0.1])
+    assert sides(away, 1.0) == pytest.approx((6.4, 6.4))
+
+
+@pytest.mark.parametrize("share", [-0.1, 1.1, float("nan")])
+def test_a_share_is_between_zero_and_one(share: float) -> None:
+    with pytest.raises(ValueError, match="size_calibration must be a share"):
+        TrackerConfig(size_calibration=share)
