@@ -19,7 +19,7 @@ from mixformerv2.video import FrameSource, as_rgb_uint8, open_source
 
 Crop = UInt8[np.ndarray, "side side 3"]
 
-# Of the first frame: by how much the search window is larger (logarithm), and where the target lies in it (in its sides).
+# Of the first frame: how much larger the search window is (logarithm), where the target lies in it (in its sides).
 _LOOKS = ((0.0, 0.0, 0.0), (0.2, 0.3, 0.0), (-0.2, -0.3, 0.0), (0.1, 0.0, 0.3), (-0.1, 0.0, -0.3))
 _MIN_IOU_OF_LOOK = 0.3
 _MAX_LOG_CORRECTION = 0.7
