@@ -171,10 +171,19 @@ def test_a_bank_holds_pictures_of_any_size_one_after_the_other() -> None:
     assert int(bank.pixels[207]) & 0xFFFFFFFF == red | green << 8 | blue << 16 | mask << 24
 
 
-def test_a_list_of_pictures_is_emptied_while_it_is_packed() -> None:
-    pictures = [noise(9, 12), noise(3, 5)]
-    ImageBank.pack(pictures)
-    assert not pictures
+@pytest.mark.parametrize("slab_bytes", [1, 400, 600])
+def test_pictures_come_to_lie_alike_however_many_are_gathered_at_once(
+    slab_bytes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mixformerv2.data.bank._SLAB_BYTES", slab_bytes)
+    bank, pictures = make_bank()
+    assert bank.starts.tolist() == [0, 108, 208]
+    assert bank.pixels.numpy().tobytes() == b"".join(picture.tobytes() for picture in pictures)
+
+
+def test_pictures_may_come_one_by_one_and_may_be_none() -> None:
+    bank, pictures = make_bank()
+    assert torch.equal(ImageBank.pack(iter(pictures)).pixels, bank.pixels)
     assert len(ImageBank.pack([])) == 0
 
 

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from mixformerv2.data.sequence import Sequence
 
+_SLAB_BYTES = 64 << 20
 _MAX_SAMPLES = 4  # a side of the square of samples that makes a pixel of a coarse window
 
 
@@ -122,6 +123,27 @@ def _between_pixel_centres(
     return np.concatenate([turn, to_image[..., 2:] + turn.sum(-1, keepdims=True) / 2 - 0.5], axis=-1)
 
 
+def _pack_into_slabs(
+    pictures: Iterable[UInt8[np.ndarray, "_ _ 4"]],
+) -> tuple[list[Int32[np.ndarray, " _"]], Int64[np.ndarray, "n 2"]]:
+    """The pixels of all pictures in a row, in arrays of at least so many bytes, and width and height of each.
+
+    Of arrays as large as these the memory goes back to the system at once; of single pictures it would not.
+    """
+    slabs, sizes = [], []
+    waiting: list[np.ndarray] = []
+    waiting_bytes = 0
+    for picture in pictures:
+        sizes.append(picture.shape[1::-1])
+        waiting.append(np.ascontiguousarray(picture).reshape(-1).view(np.int32))
+        waiting_bytes += picture.nbytes
+        if waiting_bytes >= _SLAB_BYTES:
+            slabs.append(np.concatenate(waiting))
+            waiting, waiting_bytes = [], 0
+    slabs.append(np.concatenate([np.empty(0, np.int32), *waiting]))
+    return slabs, np.array(sizes, np.int64).reshape(-1, 2)
+
+
 @dataclass(frozen=True, eq=False)
 class ImageBank:
     """Pictures, one after the other. Where they lie is known without waiting for the device."""
@@ -140,14 +162,15 @@ class ImageBank:
         frame_sizes: Int64[np.ndarray, "n 2"] | None = None,
         device: torch.device | str = "cpu",
     ) -> ImageBank:
-        """`frame_sizes` is where pictures were shrunk. A list of pictures is emptied on the way, to spare memory."""
-        held = pictures if isinstance(pictures, list) else list(pictures)
-        sizes = np.array([picture.shape[1::-1] for picture in held], np.int64).reshape(-1, 2)
+        """`frame_sizes` is where pictures were shrunk. Pictures are taken one by one and not kept."""
+        slabs, sizes = _pack_into_slabs(pictures)
         ends = np.cumsum(sizes.prod(axis=1))
         pixels = torch.empty(int(ends[-1]) if len(ends) else 0, dtype=torch.int32, device=device)
-        for end in ends[::-1]:
-            packed = np.ascontiguousarray(held.pop()).reshape(-1).view(np.int32)
-            pixels[end - len(packed) : end] = torch.from_numpy(packed)
+        end = len(pixels)
+        while slabs:
+            slab = slabs.pop()
+            pixels[end - len(slab) : end] = torch.from_numpy(slab)
+            end -= len(slab)
         return cls(pixels, ends - sizes.prod(axis=1), sizes, sizes if frame_sizes is None else frame_sizes)
 
     def __len__(self) -> int:

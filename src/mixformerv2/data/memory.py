@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -47,22 +48,25 @@ class Decoded:
         """
         _check_size(datasets, max_side_px, max_gigabytes)
         references = [(name, number) for name, dataset in datasets.items() for number in range(len(dataset))]
-        pictures: list[UInt8[np.ndarray, "_ _ 4"]] = []
         frame_sizes: list[tuple[int, int]] = []
         rows: list[int] = []
         first_frame: list[int] = []
         unreadable = {}
-        for frames in _in_threads(threads, lambda at: _decode(datasets, *at, max_side_px), references):
-            first_frame.append(len(rows) if frames else -1)
-            for frame in frames:
-                if isinstance(frame, str):
-                    unreadable[len(rows)] = frame
-                    rows.append(-1)
-                    continue
-                rows.append(len(pictures))
-                pictures.append(frame.rgbm)
-                frame_sizes.append(frame.size)
-        bank = ImageBank.pack(pictures, np.array(frame_sizes, np.int64).reshape(-1, 2), device)
+
+        def pictures() -> Iterator[UInt8[np.ndarray, "_ _ 4"]]:
+            for frames in _in_threads(threads, lambda at: _decode(datasets, *at, max_side_px), references):
+                first_frame.append(len(rows) if frames else -1)
+                for frame in frames:
+                    if isinstance(frame, str):
+                        unreadable[len(rows)] = frame
+                        rows.append(-1)
+                        continue
+                    rows.append(len(frame_sizes))
+                    frame_sizes.append(frame.size)
+                    yield frame.rgbm
+
+        bank = ImageBank.pack(pictures(), device=device)
+        bank = dataclasses.replace(bank, frame_sizes=np.array(frame_sizes, np.int64).reshape(-1, 2))
         starts = np.cumsum([0, *map(len, datasets.values())]).tolist()
         first_sequence = dict(zip(datasets, starts, strict=False))
         return cls(
