@@ -67,6 +67,8 @@ def sized(**changes: Any) -> Config:
             dict(teacher="x", replacement=ReplacementSchedule(), remove=(0,)),
             "blocks are removed or replaced, not both in one stage",
         ),
+        (dict(frozen_blocks=4), "frozen_blocks must be from 0 to 3, got 4"),
+        (dict(frozen_blocks=-1), "frozen_blocks must be from 0 to 3, got -1"),
         (dict(remove=(1, 1)), "remove must name different blocks from 0 to 5, got (1, 1)"),
         (dict(remove=(5,)), "remove must name different blocks from 0 to 4, got (5,)"),
         (dict(remove=(-1,)), "remove must name different blocks from 0 to 4, got (-1,)"),

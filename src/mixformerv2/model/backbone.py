@@ -62,6 +62,13 @@ class Backbone(nn.Module):
             Block(config.dim, config.heads, config.mlp_ratio) for _ in range(config.depth)
         )
 
+    def freeze(self, blocks: int) -> None:
+        """Takes everything up to and with the first so many blocks out of training: it costs a forward pass alone."""
+        for parameter in self.parameters(recurse=False):  # positions and prediction tokens
+            parameter.requires_grad_(False)
+        for part in (self.patch_embed, *self.blocks[:blocks]):
+            part.requires_grad_(False)
+
     def template_tokens(
         self, template: Num[Tensor, "b side side 3"], online: Num[Tensor, "b online side side 3"]
     ) -> Float[Tensor, "b tokens dim"]:

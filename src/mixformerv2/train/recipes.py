@@ -100,6 +100,52 @@ def tiny_further() -> Recipe:
     return Recipe("tiny-further", (further,))
 
 
+def compact_from_labels() -> Recipe:
+    """``compact`` from labels alone, for a CPU: half of the ViT-S stays as it is, and a small window comes first.
+
+    ``mixformerv2 train compact-from-labels --data DIR --output DIR``, with stills in COCO's layout, GOT-10k and a
+    folder of annotated clips in DIR. Two CPU cores; hours and score are in ``docs/training-runs.md``.
+    """
+    target = preset("compact")
+    mix = {"coco": 0.7, "got10k": 0.12, "folder": 0.18}
+    degrade = DegradeConfig(low_resolution_share=0.3)
+    optim = OptimConfig(
+        lr=4e-4, trunk_lr=1e-4, fresh_lr=2e-4, clip_norm=1.0, warmup_samples=3_200, schedule="constant"
+    )
+    small = DataConfig(
+        sample=SampleConfig(weights=mix, online_templates=0, absent_share=0.06),
+        views=ViewConfig(search_factor=2.9, centre_jitter=0.9, far_share=1.0),
+        degrade=degrade,
+    )
+    whole = DataConfig(sample=SampleConfig(weights=mix, absent_share=0.08), degrade=degrade)
+    return Recipe(
+        "compact-from-labels",
+        (
+            stages.supervised(
+                "small-window",
+                sized(target, search_px=144),
+                80_000,
+                "vit-s",
+                frozen_blocks=4,
+                auxiliary_samples=6_400,
+                data=small,
+                losses=_FIRST_LOSSES,
+                optim=optim,
+            ),
+            stages.supervised(
+                "whole-window",
+                target,
+                56_000,
+                "small-window",
+                frozen_blocks=4,
+                data=whole,
+                losses=dataclasses.replace(_FIRST_LOSSES, giou=2.0),
+                optim=dataclasses.replace(optim, warmup_samples=1_600, schedule="linear", decay_share=0.8),
+            ),
+        ),
+    )
+
+
 # The paper's pipeline -----------------------------------------------------------------------------------------------
 
 
@@ -328,6 +374,7 @@ RECIPES: dict[str, Callable[[], Recipe]] = {
     "tiny-by-replacement": tiny_by_replacement,
     "tiny-from-labels": tiny_from_labels,
     "tiny-further": tiny_further,
+    "compact-from-labels": compact_from_labels,
     "finetune": finetune,
     "smoke": smoke,
 }

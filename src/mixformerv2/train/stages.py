@@ -51,6 +51,7 @@ class StageConfig:
     feature_layers: tuple[tuple[int, int], ...] = ()  # blocks of student and teacher with matched tokens
     replacement: ReplacementSchedule | None = None  # CompressTracker's training, with the teacher's blocks
     only_score_head: bool = False  # all else is frozen
+    frozen_blocks: int = 0  # so many blocks keep what they are, and so does all that enters the first one
     auxiliary_samples: int = 0  # at first only the auxiliary losses teach: the trunk learns to find
     batch: int = 32  # of all processes together
     data: DataConfig = field(default_factory=lambda: DataConfig(SampleConfig()))
@@ -101,6 +102,10 @@ class StageConfig:
             not auxiliary or model.box_head == "corner" or self.trained_model.depth > 1,
             "losses.search_token and losses.attention look at the tokens before the last of several blocks, "
             "got a depth of 1",
+        )
+        require(
+            0 <= self.frozen_blocks < self.trained_model.depth,
+            f"frozen_blocks must be from 0 to {self.trained_model.depth - 1}, got {self.frozen_blocks}",
         )
         require(
             not (self.remove and self.replacement), "blocks are removed or replaced, not both in one stage"
