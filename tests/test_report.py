@@ -225,9 +225,11 @@ def test_one_run_has_its_protocols_headline_figures_side_by_side() -> None:
     assert "100.0 frames per second" in text
 
 
-def test_all_protocols_stand_side_by_side() -> None:
-    text = printed(run_of("tracker", a=[0, 0, 0]), protocols=["lasot", "got10k"])
-    assert re.search(r"lasot +┃ +got10k", text) and re.search(r"AUC +┃ +AO", text)
+def test_all_protocols_stand_side_by_side_in_80_characters() -> None:
+    text = printed(run_of("tracker", Basketball=[0, 0, 0]), protocols=[*PROTOCOLS])
+    assert re.search(r"lasot pytracking +-uav pysot got10k", text) and re.search(r"AUC +AO +AUC", text)
+    assert re.search(r"all: AO +1\.000 +1\.000", text)
+    assert max(map(len, text.splitlines())) <= 80
 
 
 def test_several_runs_have_a_column_each_and_a_dash_where_one_has_nothing() -> None:
@@ -237,11 +239,11 @@ def test_several_runs_have_a_column_each_and_a_dash_where_one_has_nothing() -> N
     assert "second has no results of 1 of 2 sequences" in " ".join(text.split())
 
 
-def test_several_runs_by_several_protocols_have_a_row_a_run() -> None:
-    text = printed(run_of("first", a=[0, 0]), run_of("second", a=[0, 20]), protocols=["lasot", "got10k"])
-    assert re.search(r"all: AUC +first +\d\.\d{3} +\d", text) and re.search(
-        r"\n +second +\d\.\d{3} +\d", text
-    )
+def test_several_runs_by_several_protocols_have_a_row_a_run_under_every_figure() -> None:
+    runs = run_of("tiny (precision=f32)", a=[0, 0]), run_of("second", a=[0, 20])
+    text = printed(*runs, protocols=[*PROTOCOLS])
+    assert re.search(r"\nAO +\ntiny \(precision=f32\) 1\.000.*\nsecond +0\.500", text)
+    assert max(map(len, text.splitlines())) <= 80
 
 
 def test_a_name_is_no_markup_on_the_terminal() -> None:

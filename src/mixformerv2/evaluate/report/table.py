@@ -7,6 +7,7 @@ import io
 import math
 from collections.abc import Iterator
 from collections.abc import Sequence as ReadOnlySequence
+from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
 
@@ -58,59 +59,64 @@ def table(scores: ReadOnlySequence[RunScores]) -> Table:
     """A row a sequence, all of them below; the best of several runs is bold, a dash stands where there is nothing.
 
     One run by one protocol has the protocol's headline figures, several runs a column each with the first of them,
-    several protocols a column each; several runs by several protocols have a row a run, and none for the sequences.
+    several protocols a column each; several runs by several protocols have a row a run under every figure, and none
+    for the sequences.
     """
     runs = with_own_labels(scores)
-    lines = _lines(runs)
-    with_run = len(lines) > 1
     shown = Table(title=_title(runs), title_justify="left", caption=_caption(runs), caption_justify="left")
-    if with_run:
-        shown.box = box.SIMPLE  # many columns
-        shown.add_column("figure", no_wrap=True)
-        shown.add_column("run", overflow="fold", min_width=12)
-    else:
-        shown.add_column("sequence", overflow="fold")
-    for column in lines[0]:
-        shown.add_column(_heading(runs, column), justify="right", overflow="fold")
-    for name in () if with_run else dict.fromkeys(name for one in runs for name in one.sequences):
-        _add_rows(shown, escape(name), lines, name, with_run)
-    shown.add_section()
-    total = f"all: {TITLES[lines[0][0].figure]}" if with_run else "[bold]all[/]"
-    _add_rows(shown, total, lines, None, with_run)
-    if len(runs) > 1 or len(runs[0].protocols) > 1:
-        for figure in TITLES:
-            others = [[column._replace(figure=figure) for column in line] for line in lines]
-            anything = any(not math.isnan(column.of(None)) for line in others for column in line)
-            if anything and figure not in {column.figure for column in lines[0]}:
-                _add_rows(shown, f"all: {TITLES[figure]}", others, None, with_run)
+    if len(runs[0].protocols) > 1:  # all of them fit into 80 characters
+        shown.box, shown.padding, shown.show_edge = box.SIMPLE, (0, 0, 0, 0), False
+    fill = _fill_by_figure if len(runs) > 1 and len(runs[0].protocols) > 1 else _fill_by_sequence
+    fill(shown, runs)
     return shown
 
 
-def _lines(runs: ReadOnlySequence[RunScores]) -> list[list[_Column]]:
-    """What stands behind a sequence's name, line by line."""
+def _fill_by_sequence(shown: Table, runs: ReadOnlySequence[RunScores]) -> None:
+    columns = _columns(runs)
+    shown.add_column("sequence", overflow="fold")
+    for column in columns:
+        shown.add_column(_heading(runs, column), justify="right", overflow="fold")
+    for name in dict.fromkeys(name for one in runs for name in one.sequences):
+        shown.add_row(escape(name), *_cells([column.of(name) for column in columns], len(runs) > 1))
+    shown.add_section()
+    shown.add_row("[bold]all[/]", *_cells([column.of(None) for column in columns], len(runs) > 1))
+    if len(runs) == 1 and len(runs[0].protocols) == 1:
+        return
+    for figure in TITLES:
+        others = [column._replace(figure=figure) for column in columns]
+        values = [column.of(None) for column in others]
+        if others != columns and not all(map(math.isnan, values)):
+            shown.add_row(f"all: {TITLES[figure]}", *_cells(values, len(runs) > 1))
+
+
+def _fill_by_figure(shown: Table, runs: ReadOnlySequence[RunScores]) -> None:
+    shown.add_column("run", overflow="fold")
+    for protocol in runs[0].protocols:
+        shown.add_column(_broken(protocol), justify="right")
+    for figure in TITLES:
+        by_protocol = [
+            [_Column(one, protocol, figure).of(None) for one in runs] for protocol in runs[0].protocols
+        ]
+        if all(map(math.isnan, chain(*by_protocol))):
+            continue
+        shown.add_row(f"[bold]{TITLES[figure]}[/]")
+        cells = [_cells(values, True) for values in by_protocol]
+        for one, row in zip(runs, zip(*cells, strict=True), strict=True):
+            shown.add_row(escape(one.label), *row)
+
+
+def _columns(runs: ReadOnlySequence[RunScores]) -> list[_Column]:
+    """What stands behind a sequence's name: figures of one run, or the first of them by protocol or by run."""
     protocols = list(runs[0].protocols)
-    first = protocols[0]
-    if len(protocols) > 1:
-        return [[_Column(one, protocol, headline(protocol)[0]) for protocol in protocols] for one in runs]
-    if len(runs) > 1:
-        return [[_Column(one, first, headline(first)[0]) for one in runs]]
-    return [[_Column(runs[0], first, figure) for figure in headline(first)]]
+    if len(runs) == len(protocols) == 1:
+        return [_Column(runs[0], protocols[0], figure) for figure in headline(protocols[0])]
+    return [_Column(one, protocol, headline(protocol)[0]) for one in runs for protocol in protocols]
 
 
-def _add_rows(shown: Table, title: str, lines: list[list[_Column]], name: str | None, with_run: bool) -> None:
-    best: dict[tuple[str, str], float] = {}
-    labels = {column.scores.label for line in lines for column in line}
-    for column in (column for line in lines for column in line):
-        key = column.protocol, column.figure
-        best[key] = np.fmax(best.get(key, math.nan), column.of(name))
-    for index, line in enumerate(lines):
-        cells = []
-        for column in line:
-            cell = _number(column.of(name), 3)
-            is_best = len(labels) > 1 and column.of(name) == best[column.protocol, column.figure]
-            cells.append(f"[bold]{cell}[/]" if is_best else cell)
-        run = [escape(line[0].scores.label)] if with_run else []
-        shown.add_row("" if index else title, *run, *cells)
+def _cells(values: ReadOnlySequence[float], compared: bool) -> list[str]:
+    """Where they are compared, the best is bold."""
+    best = np.fmax.reduce(values) if compared else math.nan
+    return [f"[bold]{_number(value, 3)}[/]" if value == best else _number(value, 3) for value in values]
 
 
 def _title(runs: ReadOnlySequence[RunScores]) -> str:
@@ -121,10 +127,15 @@ def _title(runs: ReadOnlySequence[RunScores]) -> str:
 
 def _heading(runs: ReadOnlySequence[RunScores], column: _Column) -> str:
     if len(column.scores.protocols) > 1:
-        return f"{column.protocol}\n{TITLES[column.figure]}"
+        return f"{_broken(column.protocol)}\n{TITLES[column.figure]}"
     return (
         f"{escape(column.scores.label)}\n{TITLES[column.figure]}" if len(runs) > 1 else TITLES[column.figure]
     )
+
+
+def _broken(name: str) -> str:
+    """A heading that is no wider than its longest part."""
+    return name.replace("-", "\n-")
 
 
 def _caption(runs: ReadOnlySequence[RunScores]) -> str:
