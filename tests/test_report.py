@@ -433,7 +433,7 @@ def test_names_are_text_wherever_they_stand_in_the_page(hostile: PageParser, hos
     report = hostile.block("report")
     assert [run["label"] for run in report["runs"]] == [HOSTILE, "second"]
     assert [sequence["name"] for sequence in report["sequences"]] == [HOSTILE, "b"]
-    assert report["attributes"] == [{"name": HOSTILE, "sequences": 2}]
+    assert report["attributes"] == [{"name": HOSTILE, "meaning": "", "sequences": 2}]
     assert any(HOSTILE in (image["alt"] or "") for image in hostile.all("img"))
 
 
@@ -466,6 +466,8 @@ def test_a_browser_may_run_the_pages_own_scripts_and_fetch_nothing(hostile: Page
     digests = [base64.b64encode(hashlib.sha256(body.encode()).digest()).decode() for body in running]
     assert rules["script-src"].split() == [f"'sha256-{digest}'" for digest in digests]
     assert "plotly.js" in running[0][:200]
+    # A library that is asked nothing has a button that sends the plot to its maker.
+    assert "showSendToCloud" in running[0] and "showSendToCloud: false" in running[1]
 
 
 def test_the_scripts_find_every_element_that_they_look_for(hostile: PageParser) -> None:

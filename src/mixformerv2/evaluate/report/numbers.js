@@ -4,6 +4,7 @@
 const report = JSON.parse(document.getElementById("report").textContent);
 const byId = (id) => document.getElementById(id);
 const figureOf = new Map(report.figures.map((figure) => [figure.key, figure]));
+const meaningOf = new Map(report.attributes.map((attribute) => [attribute.name, attribute.meaning]));
 const DASHES = ["solid", "dash", "dot", "dashdot"];
 const chosen = { protocol: report.protocols[0], figure: null, sort: { column: null, down: true } };
 
@@ -45,13 +46,15 @@ function axis(title, more = {}) {
 }
 
 function draw(id, traces, layout, label) {
-  const { ink, surface } = colours();
+  const { ink, quiet, accent, surface } = colours();
   const base = {
     paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)", margin: { l: 52, r: 14, t: 38, b: 46 },
     font: { family: getComputedStyle(document.body).fontFamily, color: ink, size: 12 },
     hoverlabel: { bgcolor: surface, font: { color: ink }, namelength: -1 },
+    modebar: { bgcolor: "rgba(0,0,0,0)", color: quiet, activecolor: accent },
   };
-  const options = { displaylogo: false, responsive: true, toImageButtonOptions: { format: "svg", filename: id }, modeBarButtonsToRemove: ["select2d", "lasso2d", "autoScale2d"] };
+  // Nothing here is sent anywhere: Plotly has a button for that.
+  const options = { displaylogo: false, showSendToCloud: false, responsive: true, toImageButtonOptions: { format: "svg", filename: id }, modeBarButtonsToRemove: ["select2d", "lasso2d", "autoScale2d"] };
   byId(id).setAttribute("role", "img");
   byId(id).setAttribute("aria-label", label);
   return Plotly.react(id, traces, { ...base, ...layout }, options);
@@ -111,6 +114,7 @@ function drawAttributes() {
   const label = `${title} by attribute; ` + rows.map((row, index) => `${names[index]}: ${row.values.map((value) => fraction(value)).join(", ")}`).join("; ");
   const inside = Math.max(30 * rows.length, 216), below = roomFor(report.runs.length) - 24;
   byId("attributes").style.height = `${38 + inside + below}px`;
+  byId("attributes-words").textContent = rows.slice(0, -1).reverse().map(({ attribute }) => `${attribute.name} ${attribute.meaning}`).join(", ");
   draw("attributes", traces, { title: heading(`${title} by attribute`), shapes: bridges, showlegend: true, legend: legendBelow(-36 / inside), margin: { l: 12, r: 14, t: 38, b: below }, xaxis: axis(""), yaxis: axis("", { automargin: true }) }, label);
 }
 
@@ -217,7 +221,7 @@ function fillSequences() {
       cell.style.setProperty("--share", `${100 * (value ?? 0)}%`);
       row.append(cell);
     }
-    if (report.attributes.length) row.append(element("td", {}, ...sequence.attributes.map((name) => element("span", { class: "tag" }, name))));
+    if (report.attributes.length) row.append(element("td", {}, ...sequence.attributes.map((name) => element("span", { class: "tag", title: meaningOf.get(name) }, name))));
     body.append(row);
   }
   byId("sequences").replaceChildren(element("thead", {}, head), body);

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from mixformerv2.data.sequence import Sequences
+from mixformerv2.evaluate.attributes import ATTRIBUTES
 from mixformerv2.evaluate.report.figures import (
     MEANINGS,
     TITLES,
@@ -103,7 +104,12 @@ def report_of(scores: ReadOnlySequence[RunScores], views: ReadOnlySequence[Seque
             {"name": view.name, "frames": view.length, "attributes": list(view.attributes)} for view in views
         ],
         "attributes": [
-            {"name": name, "sequences": sum(name in view.attributes for view in views)} for name in attributes
+            {
+                "name": name,
+                "meaning": ATTRIBUTES.get(name, ""),
+                "sequences": sum(name in view.attributes for view in views),
+            }
+            for name in attributes
         ],
         "figures": [{"key": key, "title": TITLES[key], "meaning": MEANINGS[key]} for key in TITLES],
         "protocols": [
