@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from dataclasses import FrozenInstanceError
@@ -114,6 +115,14 @@ def test_a_pass_shows_every_frame_once_and_keeps_a_box_for_each() -> None:
 @pytest.mark.parametrize("kind", [Still, Bare, Attribute, Plain])
 def test_a_box_is_taken_from_an_attribute_or_from_the_first_place(kind: type[Still]) -> None:
     np.testing.assert_array_equal(one_pass(kind(), sequence("a", BOX, BOX)).boxes_frame, [BOX, BOX])
+
+
+@pytest.mark.parametrize("answer", [(1.0, 2.0, 3.0), [1, 2, 3, 4, 0.9]])
+def test_numbers_that_are_no_box_are_shown_as_they_came(answer: Any) -> None:
+    tracker = Still()
+    tracker.update = lambda frame: answer  # type: ignore[method-assign]
+    with pytest.raises(ValueError, match=f"four numbers x, y, w, h, or None, got {re.escape(repr(answer))}"):
+        one_pass(tracker, sequence("a", BOX, BOX))
 
 
 def test_it_starts_at_the_first_frame_whose_target_is_there_and_has_a_box() -> None:

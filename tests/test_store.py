@@ -150,7 +150,8 @@ def test_a_run_is_read_back_with_what_is_finished(tmp_path: Path) -> None:
 def test_a_run_of_another_configuration_is_refused_with_the_difference(
     tmp_path: Path, changed: dict[str, Any], words: str
 ) -> None:
-    Store.open(tmp_path, description()).close()
+    with Store.open(tmp_path, description()) as store:
+        store.write("b", made_up(3))
     before = (tmp_path / DESCRIPTION).read_text()
     with pytest.raises(ValueError, match="holds a run of another configuration") as refused:
         Store.open(tmp_path, description(**changed))
@@ -160,8 +161,18 @@ def test_a_run_of_another_configuration_is_refused_with_the_difference(
     Store.open(tmp_path, description()).close()  # the lock was given back
 
 
+def test_a_run_that_came_to_nothing_makes_room_for_another(tmp_path: Path) -> None:
+    Store.open(tmp_path, description(dataset="uav123")).close()
+    with Store.open(tmp_path, description()) as store:
+        store.fail("b", Failure("it failed"))
+    assert load_run(tmp_path).description["dataset"] == "otb"
+    with pytest.raises(ValueError, match="holds a run of another configuration"):
+        Store.open(tmp_path, description(dataset="uav123"))
+
+
 def test_a_dataset_that_was_moved_and_another_label_are_the_same_run(tmp_path: Path) -> None:
-    Store.open(tmp_path, description()).close()
+    with Store.open(tmp_path, description()) as store:
+        store.write("b", made_up(3))
     Store.open(tmp_path, description(root="/elsewhere", label="mine", measured_with={"cores": 9})).close()
     assert load_run(tmp_path).label == "tiny"
 
@@ -177,7 +188,8 @@ def test_a_run_goes_on_with_more_sequences_or_fewer(tmp_path: Path) -> None:
 
 def test_a_sequence_that_could_not_be_read_gets_its_length_later_and_keeps_it(tmp_path: Path) -> None:
     for length in (None, 4, None):
-        Store.open(tmp_path, description({"a": length, "b": 3})).close()
+        with Store.open(tmp_path, description({"a": length, "b": 3})) as store:
+            store.write("b", made_up(3))
     assert load_run(tmp_path).description["sequences"] == {"a": 4, "b": 3}
 
 

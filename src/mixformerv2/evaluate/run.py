@@ -121,7 +121,8 @@ def box_of(answer: Any) -> Any:
     """What an answer of `AnyTracker.update` gives as the box. Raises TypeError or LookupError where it has none."""
     if hasattr(answer, "box"):
         return answer.box
-    return answer if len(answer) == 4 and all(np.ndim(value) == 0 for value in answer) else answer[0]
+    flat = all(value is not None and np.ndim(value) == 0 for value in answer)
+    return answer if flat else answer[0]
 
 
 def _box_and_score(answer: Any, name: str, index: int) -> tuple[Any, float]:

@@ -87,8 +87,9 @@ class Store:
     def open(cls, folder: str | Path, description: Mapping[str, Any]) -> Store:
         """The folder, made if it is not there, with this description.
 
-        A run that is there goes on, with the sequences of both. Raises ValueError where it is another run, naming what
-        differs, or the folder holds other files; OSError where another process writes to it, or it cannot be written.
+        A run that is there goes on, with the sequences of both; one that has come to nothing yet, such as that of a
+        tracker that could not be opened, makes room. Raises ValueError where it is another run, naming what differs, or
+        the folder holds other files; OSError where another process writes to it, or it cannot be written.
         """
         folder = Path(folder)
         if folder.exists() and not folder.is_dir():
@@ -104,8 +105,9 @@ class Store:
         try:
             if (folder / DESCRIPTION).is_file():
                 there = read_description(folder)
-                _refuse_another(folder, there, plain)
-                plain = {**there, "sequences": _merged(there["sequences"], plain["sequences"])}
+                if any((folder / name).is_dir() for name in ("results", "errors")):
+                    _refuse_another(folder, there, plain)
+                    plain = {**there, "sequences": _merged(there["sequences"], plain["sequences"])}
             _write_text(folder / DESCRIPTION, json.dumps(plain, indent=1) + "\n")
             for left in folder.glob("**/.*.partial*"):  # of a process that was killed
                 left.unlink()
