@@ -141,7 +141,7 @@ def test_every_process_knows_how_many_threads_are_its_own(data: Opened, tmp_path
 
 
 def test_the_overhead_is_what_comes_on_top_of_the_trackers_own_time() -> None:
-    outcome = Outcome((), (), {}, {}, workers=2, threads=1, wall_s=6.0, tracker_s=10.0)
+    outcome = Outcome((), (), {}, {}, workers=2, threads=1, frames=50, wall_s=6.0, tracker_s=10.0)
     assert math.isclose(outcome.overhead, 0.2)
     assert math.isnan(outcome._replace(tracker_s=0.0).overhead)
 

@@ -205,7 +205,8 @@ def _say(label: str, outcome: Outcome) -> None:
     if outcome.done:
         processes = "1 process" if outcome.workers == 1 else f"{outcome.workers} processes"
         threads = "1 thread" if outcome.threads == 1 else f"{outcome.threads} threads"
-        line += f"; {outcome.wall_s:.1f} s in {processes} of {threads}"
+        line += f"; {outcome.frames:,} frames in {outcome.wall_s:.1f} s, {outcome.frames / outcome.wall_s:.0f} a second"
+        line += f", {processes} of {threads}"
         if outcome.overhead < 1:  # else it is mostly the frames that took time to read
             line += f", {outcome.overhead:.1%} over the tracker's own time"
     out.print(line, highlight=False, markup=False)

@@ -50,6 +50,8 @@ class Outcome(NamedTuple):
     workers: int
     threads: int
     """of each worker"""
+    frames: int
+    """of the sequences finished now"""
     wall_s: float
     tracker_s: float
     """that the trackers took for their answers, all workers together"""
@@ -112,7 +114,7 @@ class Tally:
         self.done: list[str] = []
         self.failed: dict[str, str] = {}
         self.warnings: dict[str, tuple[str, ...]] = {}
-        self.tracker_s = 0.0
+        self.frames, self.tracker_s = 0, 0.0  # of what is done
         self._store = store
         self._progress = progress
         self._sequences = self._frames = self._frames_done = 0
@@ -147,6 +149,7 @@ class Tally:
         else:
             self._store.write(name, answer.result)
             self.done.append(name)
+            self.frames += len(task.frames)
             self.tracker_s += float(answer.result.seconds.sum())
 
     def tell(self, frames_in_work: int) -> None:
@@ -203,6 +206,7 @@ def run_all(
         warnings=tally.warnings,
         workers=at_once,
         threads=threads,
+        frames=tally.frames,
         wall_s=time.monotonic() - began,
         tracker_s=tally.tracker_s,
     )
