@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import csv
 import json
+import runpy
+import shutil
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import layouts
 import pytest
 from command_line import Run
 from trackers import HERE, write_frames, write_otb
+
+from mixformerv2.runtime.backend import shipped_models
 
 FOLLOW = f"{HERE}:Follow"
 LENGTHS = {"a": 12, "b": 9, "c": 7}
@@ -242,31 +247,40 @@ def test_without_the_vot_toolkit_a_sentence_says_how_to_get_it(tmp_path: Path, r
 # --- the development data
 
 
+BASELINE = Path(__file__).parents[1] / "benchmarks" / "baseline"
+
+
 def test_a_committed_baseline_is_what_a_sequence_gives_now(
     tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     data = layouts.development_data()
-    baseline = Path(__file__).parents[1] / "benchmarks" / "baseline" / "otb.json"
     monkeypatch.chdir(tmp_path)
-    ran = run(
-        *("evaluate", "--dataset", "otb", "--root", data / "otb", "--sequence", "DragonBaby", "--no-html"),
-        *(
-            "--tracker",
-            "tiny",
-            "--tracker",
-            "opencv:nano",
-            "--peers",
-            data.parent / "peers",
-            "--output",
-            "run",
-        ),
-        *("--option", "tiny:precision=f32"),
-    )
+    arguments: list[Any] = ["--tracker", "opencv:nano", "--peers", data.parent / "peers"]
+    for model in shipped_models():
+        arguments += ["--tracker", model, "--option", f"{model}:precision=f32"]
+    where = "--dataset", "otb", "--root", data / "otb", "--sequence", "DragonBaby"
+    ran = run("evaluate", *where, *arguments, "--output", "run", "--no-html")
     assert ran.code == 0, ran.err
-    committed = {row["label"]: row for row in scores(baseline)}
+    committed = {row["label"]: row for row in scores(BASELINE / "otb.json")}
     for row in scores(Path("run/scores.json")):
         now, then = (
             one["protocols"]["otb"]["sequences"]["DragonBaby"] for one in (row, committed[row["label"]])
         )
         for figure in ("auc", "precision", "op50"):
             assert now[figure] == pytest.approx(then[figure], abs=0.02), (row["label"], figure)
+
+
+def test_a_tracker_of_the_baseline_is_made_anew_and_the_others_stay(tmp_path: Path) -> None:
+    remake = runpy.run_path(str(BASELINE / "remake.py"))
+    file = shutil.copy(BASELINE / "otb.json", tmp_path)
+    before = json.loads((BASELINE / "otb.json").read_text())
+    remake["replace"](Path(file), before)
+    assert Path(file).read_text() == (BASELINE / "otb.json").read_text()
+    nano, vit = (
+        next(one for one in before["runs"] if one["label"] == f"opencv:{n}") for n in ("nano", "vit")
+    )
+    made = {"runs": [{**nano, "missing": ["Car1"]}], "thresholds": before["thresholds"]}
+    remake["replace"](Path(file), made)
+    after = {one["label"]: one for one in scores(Path(file))}
+    assert len(after) == len(before["runs"]) and after["opencv:vit"] == vit
+    assert after["opencv:nano"]["missing"] == ["Car1"]
