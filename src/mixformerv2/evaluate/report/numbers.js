@@ -118,7 +118,11 @@ function drawAttributes() {
   draw("attributes", traces, { title: heading(`${title} by attribute`), shapes: bridges, showlegend: true, legend: legendBelow(-36 / inside), margin: { l: 12, r: 14, t: 38, b: below }, xaxis: axis(""), yaxis: axis("", { automargin: true }) }, label);
 }
 
-const ROUND = [0.01, 0.1, 1, 10, 100, 1000, 10000].flatMap((value) => [value, 2 * value, 5 * value]);
+// Round numbers, more of them where trackers are of about the same speed.
+function roundNumbers([low, high]) {
+  const steps = high - low < 1 ? [1, 1.5, 2, 3, 4, 5, 7] : [1, 2, 5];
+  return [-2, -1, 0, 1, 2, 3, 4].flatMap((power) => steps.map((step) => Number(`${step}e${power}`)));
+}
 
 function drawSpeed() {
   const { protocol, figure } = chosen;
@@ -136,9 +140,10 @@ function drawSpeed() {
   const xs = rows.map((row) => Math.log10(row.x)), ys = rows.map((row) => row.y);
   const room = (values, least) => { const low = Math.min(...values), high = Math.max(...values), more = Math.max(0.25 * (high - low), least); return [low - more, high + more]; };
   const label = `${title} against speed: ${rows.map((row) => `${row.run.label} ${row.y.toFixed(3)} at ${row.x.toFixed(1)} frames per second`).join(", ")}`;
+  const xRange = room(xs, 0.3), round = roundNumbers(xRange);
   const below = named ? 46 : roomFor(rows.length);
   byId("speed").style.height = `${284 + below}px`;
-  draw("speed", traces, { title: heading(`${title} and speed`), showlegend: !named, legend: legendBelow(-0.24), margin: { l: 52, r: 14, t: 38, b: below }, xaxis: axis("frames per second", { type: "log", range: room(xs, 0.3), tickvals: ROUND, ticktext: ROUND.map(String) }), yaxis: axis("", { range: room(ys, 0.03) }) }, label);
+  draw("speed", traces, { title: heading(`${title} and speed`), showlegend: !named, legend: legendBelow(-0.24), margin: { l: 52, r: 14, t: 38, b: below }, xaxis: axis("frames per second", { type: "log", range: xRange, tickvals: round, ticktext: round.map(String) }), yaxis: axis("", { range: room(ys, 0.03) }) }, label);
 }
 
 // --- tables
