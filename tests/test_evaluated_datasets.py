@@ -159,6 +159,14 @@ def test_a_box_of_nan_is_a_frame_without_a_box(tmp_path: Path) -> None:
     assert open_for_evaluation("otb", root).sequences["a"].absent.tolist() == [False, True, False]
 
 
+@pytest.mark.parametrize("name", ["auto", "vot"])
+def test_a_part_whose_boxes_are_secret_is_not_taken_for_one_to_be_scored(name: str, tmp_path: Path) -> None:
+    root = write_got10k(tmp_path, "test")
+    assert open_for_evaluation("auto", root).name == "got10k-test"
+    with pytest.raises(ValueError, match="must have true boxes to be scored.* got10k-test"):
+        open_for_evaluation(name, root / "test")
+
+
 # --- the development data
 
 

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
+
 from mixformerv2.data.benchmarks import FIRST_PIXEL, LAYOUTS, READERS
 from mixformerv2.data.datasets import find_datasets
 from mixformerv2.data.folder import WHAT as FOLDER_WHAT
@@ -94,8 +96,8 @@ class Opened(NamedTuple):
 def open_for_evaluation(name: str, root: str | Path, only: Collection[str] = ()) -> Opened:
     """The sequences of a dataset, or ``only`` those named.
 
-    Raises ValueError where there is no such dataset, nothing of it in ``root`` that can be read, no sequence of that
-    name, or two sequences have one name.
+    Raises ValueError where there is no such dataset, nothing of it in ``root`` that can be read or scored, no sequence
+    of that name, or two sequences have one name.
     """
     root = Path(root)
     if name != AUTO and name not in EVALUATED:
@@ -113,6 +115,11 @@ def open_for_evaluation(name: str, root: str | Path, only: Collection[str] = ())
         raise ValueError(
             f"no sequence of {name} in {root} can be read, expected {wanted}: {first}"
             f"{_instead(opened.benchmark, root)}"
+        )
+    if opened.benchmark.has_truth and all(np.sum(~one.absent) < 2 for one in opened.sequences.values()):
+        raise ValueError(
+            f"sequences of {name} must have true boxes to be scored, those in {root} have a first one at most: "
+            "parts whose boxes are secret are got10k-test and trackingnet-test, and their root is the folder above"
         )
     return opened
 
