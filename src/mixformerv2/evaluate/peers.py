@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -73,6 +75,7 @@ class OpenCVTracker:
         geometry.check_box_xywh(box)
         x, y, w, h = (round(float(value)) for value in box)
         self._box = tuple(float(value) for value in box)
+        _seed()
         self._tracker = self._make()
         self._call("init", frame, (x, y, max(w, 1), max(h, 1)))
 
@@ -162,6 +165,13 @@ def open_peer(name: str, options: Mapping[str, Any]) -> OpenCVTracker:
         given = ", ".join(str(path) for path in files.values())
         raise ValueError(f"opencv:{name} cannot be made from {given}: {_reason(error)}") from error
     return OpenCVTracker(name, make)
+
+
+def _seed() -> None:
+    """MIL draws from C's rand(), others may from OpenCV: what was tracked before must not change what comes out."""
+    cv2.setRNGSeed(0)
+    if os.name == "posix":  # elsewhere every library has a rand() of its own
+        ctypes.CDLL(None).srand(1)
 
 
 @contextmanager
