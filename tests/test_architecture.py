@@ -27,8 +27,10 @@ ALLOWED: dict[str, set[str]] = {
     "model": {"geometry", "config"},
     "distill": {"geometry", "config", "model"},
     "runtime": {"geometry", "config", "model"},
-    "tracker": {"geometry", "config", "results", "video", "runtime"},
-    "recording": {"results", "video", "overlay", "tracker"},
+    "target": {"geometry", "config", "results", "runtime"},
+    "tracker": {"geometry", "config", "results", "video", "runtime", "target"},
+    "multitracker": {"config", "results", "video", "runtime", "target", "tracker"},
+    "recording": {"results", "video", "overlay", "tracker", "multitracker"},
     "evaluate": {"geometry", "config", "results", "video", "data", "runtime", "tracker"},
     # Validation is tracking.
     "train": {"geometry", "config", "model", "distill", "data", "runtime", "tracker", "evaluate"},
@@ -44,7 +46,7 @@ ALLOWED: dict[str, set[str]] = {
         "evaluate",
     },
 }
-ALLOWED["__init__"] = {"results", "tracker"}
+ALLOWED["__init__"] = {"results", "tracker", "multitracker"}
 ALLOWED["cli"] = {*ALLOWED} - {"__init__"}
 ALLOWED["__main__"] = {"cli"}
 
@@ -108,6 +110,7 @@ def loaded_after(code: str) -> set[str]:
     [
         *(
             "tracker",
+            "multitracker",
             "cli",
             "recording",
             "data.benchmarks",
@@ -132,7 +135,7 @@ def test_importing_the_package_or_the_command_line_loads_nothing_heavy() -> None
 
 
 def test_the_public_names_are_there_and_explained() -> None:
-    assert mixformerv2.__all__ == ["Result", "Tracker", "track"]
+    assert mixformerv2.__all__ == ["MultiTracker", "Result", "Tracker", "track"]
     for name in mixformerv2.__all__:
         assert getattr(mixformerv2, name).__name__ == name
         assert getattr(mixformerv2, name).__doc__

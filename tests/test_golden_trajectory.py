@@ -14,7 +14,8 @@ import torch
 from mixformerv2.config import TrackerConfig
 from mixformerv2.geometry import CropWindow, xywh_to_xyxy
 from mixformerv2.model import checkpoint
-from mixformerv2.tracker import TemplateMemory, Tracker
+from mixformerv2.target import TemplateMemory
+from mixformerv2.tracker import Tracker
 from mixformerv2.video import Frame, read_image
 
 FRAMES = Path(__file__).parents[2] / "shared" / "data" / "otb" / "Crossing" / "img"
@@ -68,8 +69,9 @@ class PublishedRun:
 
     def hand_over(self) -> None:
         """Puts the tracker into the published state; its template cache must follow by itself."""
-        self.tracker._box_frame = self.box_frame
-        self.tracker._memory = copy.deepcopy(self.memory)
+        assert self.tracker.target is not None
+        self.tracker.target.box_frame = self.box_frame
+        self.tracker.target.memory = copy.deepcopy(self.memory)
 
     def advance(self, frame: Frame, box_xywh: Sequence[float], score: float) -> bool:
         """Takes the published answer; did the templates change?"""
@@ -93,7 +95,7 @@ def test_every_step_from_a_published_state_is_the_published_step(
         np.testing.assert_allclose(result.box, box, rtol=0, atol=BOX_PX)
         assert result.score == pytest.approx(score, abs=SCORE)
         changes += run.advance(frame, box, score)
-        for ours, theirs in zip(tracker._memory.online, run.memory.online, strict=True):
+        for ours, theirs in zip(tracker.target.memory.online, run.memory.online, strict=True):
             np.testing.assert_array_equal(ours, theirs)
     assert changes >= 1, "the golden frames must exercise a template update"
 

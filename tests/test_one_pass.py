@@ -285,6 +285,8 @@ class Middle:
     name, precision, config = "middle", "f32", preset("tiny")
     def encode_templates(self, template, online):
         return None
+    def stack(self, caches):
+        return None
     def search(self, crop, cache):
         return Located(np.array([[0.4, 0.4, 0.6, 0.6]], np.float32), np.ones(1, np.float32))
 

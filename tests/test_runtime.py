@@ -179,6 +179,25 @@ def test_caches_serve_many_searches_and_do_not_mix(
         )
 
 
+@pytest.mark.parametrize("online", [1, 2])
+@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize(("name", "precision"), RUNTIMES)
+def test_stacked_caches_answer_each_target_its_own(
+    opened: Callable[..., Backend], exported: Exported, name: str, precision: str, model: str, online: int
+) -> None:
+    backend = opened(model, name, precision)
+    network, _ = checkpoint.load(exported.folders[model] / WEIGHTS_FILE)
+    targets = [inputs(batch, online, seed=10 * batch)[:2] for batch in (1, 2, 1)]
+    caches = [backend.encode_templates(*templates) for templates in targets]
+    search = crops(4, 64, 64, seed=100)
+    reference = answer(network, *map(np.concatenate, zip(*targets, strict=True)), search)
+    assert_same(backend.search(search, backend.stack(caches)), reference, precision)
+    turned = backend.search(search[[1, 2, 3, 0]], backend.stack([backend.stack(caches[1:]), caches[0]]))
+    assert_same(turned, Located(*(part[[1, 2, 3, 0]] for part in reference)), precision)
+    alone = backend.search(search[:1], caches[0])
+    assert_same(alone, Located(*(part[:1] for part in reference)), precision)
+
+
 @pytest.mark.parametrize(("name", "precision"), RUNTIMES[:3])
 def test_an_answer_is_not_overwritten_by_the_next(
     opened: Callable[..., Backend], name: str, precision: str

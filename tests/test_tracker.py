@@ -47,6 +47,9 @@ class Scripted:
         self.encoded.append(Encoded(template[0].copy(), online[0].copy()))
         return len(self.encoded) - 1
 
+    def stack(self, caches: Any) -> Any:
+        raise AssertionError("one target needs no stack")
+
     def search(self, crop: np.ndarray, cache: int) -> Located:
         self.crops.append(crop[0].copy())
         self.caches.append(cache)

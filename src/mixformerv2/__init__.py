@@ -1,6 +1,7 @@
 """MixFormerV2: efficient fully transformer tracking.
 
-``Tracker`` follows one object; ``track`` goes through a whole video; ``Result`` is what they say of a frame.
+``Tracker`` follows one object, ``MultiTracker`` many at once; ``track`` goes through a whole video; ``Result`` is what
+they say of a frame.
 """
 
 from __future__ import annotations
@@ -9,13 +10,14 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from mixformerv2.multitracker import MultiTracker
     from mixformerv2.results import Result
     from mixformerv2.tracker import Tracker, track
 
 __version__ = "0.1.0"
-__all__ = ["Result", "Tracker", "track"]
+__all__ = ["MultiTracker", "Result", "Tracker", "track"]
 
-_HOMES = {"Result": "results", "Tracker": "tracker", "track": "tracker"}
+_HOMES = {"MultiTracker": "multitracker", "Result": "results", "Tracker": "tracker", "track": "tracker"}
 
 
 def __getattr__(name: str) -> Any:

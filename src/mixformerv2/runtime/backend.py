@@ -6,6 +6,7 @@ import importlib.resources
 import importlib.util
 import json
 import struct
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
@@ -31,7 +32,10 @@ class Located(NamedTuple):
 
 @runtime_checkable
 class Backend(Protocol):
-    """A loaded model. The cache is the runtime's own affair; it stays valid while the backend lives."""
+    """A loaded model. The cache is the runtime's own affair; it stays valid while the backend lives.
+
+    Threads may share a backend, each with caches of its own.
+    """
 
     name: str
     precision: str
@@ -41,6 +45,9 @@ class Backend(Protocol):
         self, template: UInt8[np.ndarray, "b side side 3"], online: UInt8[np.ndarray, "b online side side 3"]
     ) -> Any:
         """What later searches need of the fixed and the online templates."""
+
+    def stack(self, caches: Sequence[Any]) -> Any:
+        """One cache of all targets of several, in their order; each has as many online templates as the others."""
 
     def search(self, crop: UInt8[np.ndarray, "b side side 3"], cache: Any) -> Located:
         """The target in the search crop."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -48,6 +49,11 @@ class OnnxRuntimeBackend:
     ) -> dict[str, Float[np.ndarray, "b heads tokens head_dim"]]:
         outputs = self._encoder.run(None, {"template": template, "online": online})
         return dict(zip(self._cache_names, outputs, strict=True))
+
+    def stack(
+        self, caches: Sequence[dict[str, Float[np.ndarray, "_ heads tokens head_dim"]]]
+    ) -> dict[str, Float[np.ndarray, "b heads tokens head_dim"]]:
+        return {name: np.concatenate([cache[name] for cache in caches]) for name in self._cache_names}
 
     def search(
         self,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ from jaxtyping import UInt8
 
 from mixformerv2.config import Config
 from mixformerv2.model import checkpoint
+from mixformerv2.model.attention import KeyValue
 from mixformerv2.model.backbone import TemplateCache
 from mixformerv2.model.network import Network
 from mixformerv2.runtime.backend import Located
@@ -48,6 +50,12 @@ class NetworkBackend:
     ) -> TemplateCache:
         with self._autocast():
             return self._network.encode_templates(self._tensor(template), self._tensor(online))
+
+    @torch.inference_mode()
+    def stack(self, caches: Sequence[TemplateCache]) -> TemplateCache:
+        return tuple(
+            KeyValue(*map(torch.cat, zip(*blocks, strict=True))) for blocks in zip(*caches, strict=True)
+        )
 
     @torch.inference_mode()
     def search(self, crop: UInt8[np.ndarray, "b side side 3"], cache: TemplateCache) -> Located:

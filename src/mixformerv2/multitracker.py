@@ -1,0 +1,114 @@
+"""The online tracker of many objects in one video: each frame is decoded once and searched in one pass."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from operator import is_
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from mixformerv2.config import TrackerConfig
+from mixformerv2.results import Result
+from mixformerv2.runtime.backend import Backend
+from mixformerv2.target import RgbFrame, Target
+from mixformerv2.tracker import Tracker
+from mixformerv2.video import as_rgb_uint8
+
+
+class _Stack(NamedTuple):
+    """The caches of some targets, and the one cache that the backend made of them."""
+
+    caches: list[Any]
+    cache: Any
+
+
+class MultiTracker:
+    """Follows many objects through one video, each by the rules of a ``Tracker`` of its own.
+
+    The options are those of ``Tracker``. Targets come with ``add`` and go with ``drop`` at any frame; ``update`` asks
+    the network about all of them at once. They do not know of each other: two targets may end on the same object.
+    """
+
+    def __init__(
+        self,
+        model: str | Path = "tiny",
+        backend: str | Backend = "auto",
+        precision: str = "auto",
+        device: str = "auto",
+        threads: int | None = None,
+        channels: str = "rgb",
+        config: TrackerConfig | None = None,
+    ) -> None:
+        self._beginner = Tracker(model, backend, precision, device, threads, channels, config)
+        self.backend = self._beginner.backend
+        self.config = self._beginner.config
+        self._channels = channels
+        self._targets: dict[int, Target] = {}
+        self._last_id = 0
+        self._stacks: dict[int, _Stack] = {}
+
+    @property
+    def boxes(self) -> dict[int, tuple[float, float, float, float]]:
+        """The current box of every target, ``(x, y, w, h)`` in pixels of the last frame."""
+        return {id: target.box for id, target in self._targets.items()}
+
+    def add(self, frame: Any, box: Any, id: int | None = None) -> int:
+        """Starts on one more object, in ``box``, ``(x, y, w, h)`` in pixels of ``frame``; gives its id.
+
+        In the frame of an ``update`` it comes after that. Without ``id`` the next number is taken, from 1 on; the
+        number of a dropped target does not come again by itself. Raises ValueError for an id that is followed
+        already, and as ``Tracker.init``.
+        """
+        if id is None:
+            id = self._last_id + 1
+        if id in self._targets:
+            raise ValueError(
+                f"the id {id} is taken: drop({id}) first, or choose another than {self._known()}"
+            )
+        self._beginner.init(frame, box)
+        assert self._beginner.target is not None
+        self._targets[id] = self._beginner.target
+        self._last_id = max(self._last_id, id)
+        return id
+
+    def drop(self, id: int) -> None:
+        """Ends a target. Raises ValueError for an id that is not followed."""
+        if id not in self._targets:
+            raise ValueError(f"no target has the id {id}: followed are {self._known()}")
+        del self._targets[id]
+
+    def update(self, frame: Any) -> dict[int, Result]:
+        """Where every target is in the next frame, by id in the order of ``add``; as ``Tracker.update``."""
+        rgb = as_rgb_uint8(frame, self._channels)
+        # The network takes targets together that have as many online templates: all, unless the config has several.
+        groups: dict[int, dict[int, Target]] = defaultdict(dict)
+        for id, target in self._targets.items():
+            target.enter(rgb)
+            groups[len(target.memory.online)][id] = target
+        results: dict[int, Result] = {}
+        for num_online, group in groups.items():
+            found = self._look(rgb, num_online, list(group.values()))
+            results |= dict(zip(group, found, strict=True))
+        return {id: results[id] for id in self._targets}
+
+    def _look(self, rgb: RgbFrame, num_online: int, targets: list[Target]) -> list[Result]:
+        windows = [target.window(target.box_frame) for target in targets]
+        crops = np.stack([window.cut(rgb) for window in windows])
+        boxes_unit, scores = self.backend.search(crops, self._stacked(num_online, targets))
+        return [
+            target.follow(rgb, window.to_frame(box_unit), float(score))
+            for target, window, box_unit, score in zip(targets, windows, boxes_unit, scores, strict=True)
+        ]
+
+    def _stacked(self, num_online: int, targets: list[Target]) -> Any:
+        """The targets' caches as one, made anew when a target came, went or changed its templates."""
+        caches = [target.cache for target in targets]
+        known = self._stacks.get(num_online)
+        if known is None or len(known.caches) != len(caches) or not all(map(is_, known.caches, caches)):
+            known = self._stacks[num_online] = _Stack(caches, self.backend.stack(caches))
+        return known.cache
+
+    def _known(self) -> str:
+        return ", ".join(map(str, self._targets)) or "none"

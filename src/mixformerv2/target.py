@@ -1,0 +1,170 @@
+"""One target: its box, its templates, and how an answer of the network changes them."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float, UInt8
+
+from mixformerv2 import geometry
+from mixformerv2.config import TrackerConfig
+from mixformerv2.geometry import CropWindow
+from mixformerv2.results import Result
+from mixformerv2.runtime.backend import Backend
+
+Crop = UInt8[np.ndarray, "side side 3"]
+RgbFrame = UInt8[np.ndarray, "height width 3"]
+
+# Of the first frame: how much larger the search window is (logarithm), where the target lies in it (in its sides).
+_LOOKS = ((0.0, 0.0, 0.0), (0.2, 0.3, 0.0), (-0.2, -0.3, 0.0), (0.1, 0.0, 0.3), (-0.1, 0.0, -0.3))
+_MIN_IOU_OF_LOOK = 0.3
+_MAX_LOG_CORRECTION = 0.7
+
+
+class TemplateMemory:
+    """The fixed template, the online templates, and the best crop of the current interval (paper, section 3.3)."""
+
+    def __init__(self, template: Crop, config: TrackerConfig) -> None:
+        self._config = config
+        self.template = template
+        self.online = [template]
+        self._oldest = 0
+        self._frames = 0
+        self._forget_candidate()
+
+    def _forget_candidate(self) -> None:
+        self._candidate, self._best_score = self.template, -1.0
+
+    def wants(self, score: float) -> bool:
+        """Counts a frame; is its crop the best of the interval so far, and good enough?"""
+        self._frames += 1
+        self._best_score *= self._config.score_decay
+        return score > self._config.update_threshold and score > self._best_score
+
+    def propose(self, crop: Crop, score: float) -> None:
+        """The crop that ``wants`` asked for."""
+        self._candidate, self._best_score = crop, score
+
+    def refresh(self) -> bool:
+        """At the end of an interval, makes the best crop an online template; did the templates change?
+
+        An interval without a good crop brings back the fixed template, as in the released code.
+        """
+        if self._frames % self._config.update_interval:
+            return False
+        if len(self.online) < self._config.online_templates:
+            self.online.append(self._candidate)
+            changed = True
+        else:
+            changed = self.online[self._oldest] is not self._candidate
+            self.online[self._oldest] = self._candidate
+            self._oldest = (self._oldest + 1) % self._config.online_templates
+        self._forget_candidate()
+        return changed
+
+
+class Target:
+    """What is known of one object, from the box that a person drew in ``rgb`` on.
+
+    The network is asked by the tracker, about one target or about many at once: where to look is ``window``, what it
+    answers goes to ``follow``. ``cache`` is the backend's own of the templates as they are now.
+    """
+
+    def __init__(self, rgb: RgbFrame, box: Any, backend: Backend, config: TrackerConfig) -> None:
+        self._backend, self._config = backend, config
+        self._frame_size = (rgb.shape[1], rgb.shape[0])
+        self.box_frame = _inside(box, self._frame_size)
+        self.memory = TemplateMemory(self._cut_template(rgb), config)
+        self.size_factors: Float[np.ndarray, "2"] = np.ones(2)
+        self._encode()
+
+    @property
+    def box(self) -> tuple[float, float, float, float]:
+        """``(x, y, w, h)`` in pixels of the last frame."""
+        x, y, w, h = (float(value) for value in geometry.xyxy_to_xywh(self.box_frame))
+        return x, y, w, h
+
+    def enter(self, rgb: RgbFrame) -> None:
+        """The next frame, which may be the same picture at another resolution."""
+        size = (rgb.shape[1], rgb.shape[0])
+        if size != self._frame_size:
+            self.box_frame = self.box_frame * np.tile(np.divide(size, self._frame_size), 2)
+            self._frame_size = size
+
+    def window(self, around_frame: geometry.Box) -> CropWindow:
+        """Where to look for the target around a box."""
+        search_px = self._backend.config.model.search_px
+        return CropWindow.around(
+            around_frame, self._config.search_factor, search_px, self._config.published_mapping
+        )
+
+    def follow(self, rgb: RgbFrame, box_frame: geometry.Box, score: float) -> Result:
+        """Takes the network's box and score for the frame; encodes the templates again where they have changed.
+
+        Raises ValueError for an answer that is not finite, and stays as it was.
+        """
+        if not np.isfinite([*box_frame, score]).all():
+            raise ValueError("the network answered with numbers that are not finite: its weights are damaged")
+        min_side = min(self._config.min_side_px, *self._frame_size)
+        box_frame = geometry.rescale(box_frame, self.size_factors)
+        self.box_frame = geometry.clip(box_frame, self._frame_size, min_side)
+        if self.memory.wants(score):
+            self.memory.propose(self._cut_template(rgb), score)
+        if self.memory.refresh():
+            self._encode()
+        return Result(self.box, score, "tracking" if score >= self._config.lost_threshold else "lost")
+
+    def calibrate_size(self, look: Callable[[geometry.Box], geometry.Box]) -> None:
+        """Factors for the width and height of later boxes: a network sees some targets too wide, always.
+
+        Looks at the first frame as it will at later ones, the target elsewhere in the window and of another size, and
+        takes the median of the looks that find it. ``look`` gives the network's box in a window around a box.
+        """
+        if not self._config.size_calibration:
+            return
+        true_frame, errors = self.box_frame, []
+        sides = true_frame[2:] - true_frame[:2]
+        for log_scale, x, y in _LOOKS:
+            moved_frame = true_frame + np.tile(sides * (x, y), 2)
+            box_frame = look(geometry.rescale(moved_frame, np.full(2, np.exp(log_scale))))
+            if geometry.iou(box_frame, true_frame) >= _MIN_IOU_OF_LOOK:
+                errors.append(np.log(sides / (box_frame[2:] - box_frame[:2])))
+        error = np.median(errors, axis=0) if errors else np.zeros(2)
+        correction = np.clip(error, -_MAX_LOG_CORRECTION, _MAX_LOG_CORRECTION)
+        self.size_factors = np.exp(self._config.size_calibration * correction)
+
+    def _cut_template(self, rgb: RgbFrame) -> Crop:
+        config, template_px = self._config, self._backend.config.model.template_px
+        window = CropWindow.around(
+            self.box_frame, config.template_factor, template_px, config.published_mapping
+        )
+        return window.cut(rgb)
+
+    def _encode(self) -> None:
+        online = np.stack(self.memory.online)
+        self.cache = self._backend.encode_templates(self.memory.template[None], online[None])
+
+
+def _inside(box: Any, frame_size: tuple[int, int]) -> geometry.Box:
+    """A person's ``x, y, w, h`` as a box on the frame; one that reaches over the border is clipped, with a warning."""
+    width, height = frame_size
+    box_frame = geometry.check_box_xywh(box)
+    inside = np.clip(box_frame, 0, np.tile([width, height], 2))
+    if not geometry.area(inside) > 0:
+        raise ValueError(
+            f"the box {_as_text(box_frame)} lies outside the frame of {width} x {height} px: it must overlap it"
+        )
+    if not np.array_equal(inside, box_frame):
+        warnings.warn(
+            f"the box {_as_text(box_frame)} reaches over the border of the frame of {width} x {height} px: "
+            f"clipped to {_as_text(inside)}",
+            stacklevel=4,
+        )
+    return inside
+
+
+def _as_text(box_frame: geometry.Box) -> str:
+    return ",".join(f"{value:g}" for value in geometry.xyxy_to_xywh(box_frame))
