@@ -21,6 +21,7 @@ ALLOWED: dict[str, set[str]] = {
     "geometry": set(),
     "config": set(),
     "results": set(),
+    "starts": {"geometry", "results"},
     "video": {"geometry"},
     "overlay": {"results", "video"},
     "data": {"geometry", "results", "video"},
@@ -30,7 +31,7 @@ ALLOWED: dict[str, set[str]] = {
     "target": {"geometry", "config", "results", "runtime"},
     "tracker": {"geometry", "config", "results", "video", "runtime", "target"},
     "multitracker": {"config", "results", "video", "runtime", "target", "tracker"},
-    "recording": {"results", "video", "overlay", "tracker", "multitracker"},
+    "recording": {"results", "starts", "video", "overlay", "tracker", "multitracker"},
     "evaluate": {"geometry", "config", "results", "video", "data", "runtime", "tracker"},
     # Validation is tracking.
     "train": {"geometry", "config", "model", "distill", "data", "runtime", "tracker", "evaluate"},

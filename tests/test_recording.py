@@ -14,8 +14,10 @@ import tiny
 import torch
 
 from mixformerv2 import recording
-from mixformerv2.recording import ContactSheet, Outputs, Summary, record
+from mixformerv2.multitracker import MultiTracker
+from mixformerv2.recording import ContactSheet, Outputs, Summary, record, record_many
 from mixformerv2.results import read_results
+from mixformerv2.starts import Start
 from mixformerv2.tracker import Tracker
 from mixformerv2.video import Frame, FrameSource, open_source, read_image
 
@@ -124,6 +126,74 @@ def test_frames_may_change_their_size(tracker: Tracker, tmp_path: Path, folder: 
         cv2.imwrite(str(images / f"{index}.png"), cv2.resize(frame, size)[..., ::-1])
     assert record(images, BOX, tracker, everything(folder)).frames == 4
     assert len(read_results(folder / "out.csv")) == num_frames(folder / "out.mp4") == 4
+
+
+# Many targets
+
+
+@pytest.fixture(scope="module")
+def multitracker(tracker: Tracker) -> Callable[[], MultiTracker]:
+    return lambda: MultiTracker(backend=tracker.backend)
+
+
+STARTS = [Start(2, 1, tiny.square_box(2)), Start(2, 5, (40, 30, 20, 20)), Start(7, 3, tiny.square_box(7))]
+
+
+def test_many_targets_are_recorded_from_the_first_start_on_each_as_if_alone(
+    tracker: Tracker, multitracker: Callable[[], MultiTracker], clip: Path, folder: Path
+) -> None:
+    seen: list[tuple[int, int | None]] = []
+    summary = record_many(
+        clip, STARTS, multitracker(), everything(folder), lambda done, total: seen.append((done, total))
+    )
+    assert names(folder) == ["out.csv", "out.mp4", "out.png"]
+    assert seen == [(done, 10) for done in range(1, 11)]
+    assert num_frames(folder / "out.mp4") == 10
+    rows = read_results(folder / "out.csv")
+    assert (summary.frames, summary.targets) == (10, 3)
+    assert summary.lost_frames == sum(row.result.state == "lost" for row in rows)
+    assert [row.id for row in rows] == [1, 5] * 5 + [1, 5, 3] * 5
+    for start in STARTS:
+        record(clip, start.box, tracker, Outputs(results=folder / f"{start.id}.csv"), start.frame)
+        together = [row for row in rows if row.id == start.id]
+        for ours, alone in zip(together, read_results(folder / f"{start.id}.csv"), strict=True):
+            assert ours.frame == alone.frame
+            assert ours.result.box == pytest.approx(alone.result.box, abs=0.01)
+
+
+def test_a_start_behind_the_end_is_refused_before_the_work_where_the_length_is_known(
+    multitracker: Callable[[], MultiTracker], clip: Path, folder: Path
+) -> None:
+    late = [*STARTS, Start(12, 9, BOX)]
+    with pytest.raises(ValueError, match="the target 9 begins at frame 12, .*, but the source has 12 frames"):
+        record_many(clip, late, multitracker(), everything(folder))
+    assert names(folder) == []
+
+
+def test_a_start_behind_the_end_of_a_stream_is_an_error_when_all_others_are_written(
+    multitracker: Callable[[], MultiTracker],
+    folder: Path,
+    stop: Callable[[int, BaseException], Stopping],
+) -> None:
+    stop(99, ValueError()).num_frames = None
+    late = [Start(0, 1, BOX), Start(40, 9, BOX)]
+    with pytest.raises(ValueError, match="the target 9 begins at frame 40, .*, but the source has 12 frames"):
+        record_many("camera", late, multitracker(), everything(folder))
+    assert len(read_results(folder / "out.csv")) == num_frames(folder / "out.mp4") == NUM_FRAMES
+
+
+def test_a_box_outside_its_frame_names_the_target_and_keeps_what_was_tracked_before(
+    multitracker: Callable[[], MultiTracker], clip: Path, folder: Path
+) -> None:
+    wrong = [Start(0, 1, BOX), Start(5, 2, (500, 500, 9, 9))]
+    with pytest.raises(
+        ValueError, match="the target 2 cannot begin at frame 5: the box 500,500,9,9 lies outside"
+    ):
+        record_many(clip, wrong, multitracker(), Outputs(results=folder / "out.mot.txt"))
+    assert [row.frame for row in read_results(folder / "out.mot.txt")] == [0, 1, 2, 3, 4]
+    with pytest.raises(ValueError, match="the target 2 cannot begin at frame 0"):
+        record_many(clip, [Start(0, 2, (500, 500, 9, 9))], multitracker(), Outputs(folder / "out.mp4"))
+    assert names(folder) == ["out.mot.txt"]
 
 
 # Ended early

@@ -71,6 +71,53 @@ def test_csv_and_json_lines_are_read_by_the_standard_library(tmp_path: Path) -> 
     assert [float(row["x"]) for row in table] == [row["x"] for row in objects]
 
 
+MANY = [(0, 7, RESULTS[0]), (0, 9, RESULTS[1]), (1, 7, RESULTS[2])]
+
+
+def write_many(path: Path, format: str | None = None) -> None:
+    with ResultFile.open(path, format, with_ids=True) as results:
+        for frame, id, result in MANY:
+            results.write(frame, result, id)
+
+
+@pytest.mark.parametrize("name", ["a.csv", "a.jsonl", "a.mot.txt"])
+def test_ids_of_several_targets_survive_the_round_trip(tmp_path: Path, name: str) -> None:
+    write_many(tmp_path / name)
+    rows = read_results(tmp_path / name)
+    assert [(row.frame, row.id) for row in rows] == [(frame, id) for frame, id, _ in MANY]
+    for row, (_, _, written) in zip(rows, MANY, strict=True):
+        assert row.result.box == pytest.approx(written.box, abs=0.0005)
+        assert row.result.score == pytest.approx(written.score, abs=0.00005)
+
+
+def test_the_text_of_several_targets_is_as_agreed(tmp_path: Path) -> None:
+    for name in ("a.csv", "a.jsonl", "a.mot.txt"):
+        write_many(tmp_path / name)
+    assert (tmp_path / "a.csv").read_text().splitlines()[:2] == [
+        "frame,id,x,y,w,h,score,state",
+        "0,7,0.000,0.000,10.000,20.000,1.0000,tracking",
+    ]
+    assert (tmp_path / "a.jsonl").read_text().startswith('{"frame": 0, "id": 7, "x": 0.0, ')
+    # MOT Challenge counts frames, ids and pixels from 1.
+    assert (tmp_path / "a.mot.txt").read_text().splitlines() == [
+        "1,7,1.000,1.000,10.000,20.000,1.0000,-1,-1,-1",
+        "1,9,13.346,8.500,31.250,8.000,0.9877,-1,-1,-1",
+        "2,7,-2.500,101.125,1.000,2.000,0.2500,-1,-1,-1",
+    ]
+
+
+def test_a_target_that_is_alone_is_the_first_of_mot(tmp_path: Path) -> None:
+    write(tmp_path / "a.MOT.txt")
+    assert [row.id for row in read_results(tmp_path / "a.MOT.txt")] == [1, 1, 1]
+
+
+@pytest.mark.parametrize(("name", "format"), [("a.txt", None), ("a.csv", "otb"), ("a.txt", "got10k")])
+def test_a_format_without_a_place_for_ids_is_refused(tmp_path: Path, name: str, format: str | None) -> None:
+    with pytest.raises(ValueError, match=rf"{name} would be written as .* no place for the ids"):
+        ResultFile.open(tmp_path / name, format, with_ids=True)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_txt_means_lasot_unless_another_format_is_named(tmp_path: Path) -> None:
     write(tmp_path / "plain.txt")
     write(tmp_path / "named.txt", "otb")
@@ -179,7 +226,7 @@ def test_a_place_that_cannot_be_written_is_refused_in_one_sentence(tmp_path: Pat
 def test_an_unknown_format_or_suffix_is_refused_before_anything_is_written(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"must end in \.csv, \.jsonl, \.txt"):
         ResultFile.open(tmp_path / "a.xml")
-    with pytest.raises(ValueError, match="must be one of csv, jsonl, otb, lasot, got10k, got 'xml'"):
+    with pytest.raises(ValueError, match="must be one of csv, jsonl, otb, lasot, got10k, mot, got 'xml'"):
         ResultFile.open(tmp_path / "a.csv", "xml")
     assert list(tmp_path.iterdir()) == []
 
@@ -190,6 +237,12 @@ def test_an_unknown_format_or_suffix_is_refused_before_anything_is_written(tmp_p
         ("a.csv", "x,y\n1,2\n", "must begin with the line frame,x,y,w,h,score,state, got 'x,y'"),
         ("a.csv", "", "must begin with the line"),
         ("a.csv", "frame,x,y,w,h,score,state\n0,1,2,3,4,1.0\n", "line 2 must hold frame,x,y,w,h,score,state"),
+        (
+            "a.csv",
+            "frame,id,x,y,w,h,score,state\n0,1,2,3,4,1.0,lost\n",
+            "line 2 must hold frame,id,x,y,w,h,score,state as csv",
+        ),
+        ("a.mot.txt", "1,1,1,1,5,5,1\n1,1,1,1,5,5\n", "line 2 must hold frame,id,x,y,w,h,score as mot"),
         ("a.jsonl", '{"frame": 0}\n', "line 1 must hold frame,x,y,w,h,score,state as jsonl"),
         ("a.jsonl", "[1, 2]\n", "line 1 must hold"),
         ("a.jsonl", "not json\n", "line 1 must hold"),

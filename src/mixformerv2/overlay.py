@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import colorsys
 import math
+from collections.abc import Mapping
 from fractions import Fraction
 from pathlib import Path
 from types import TracebackType
@@ -18,6 +20,7 @@ from mixformerv2.video import Frame
 COLOURS = {"tracking": (64, 224, 96), "lost": (255, 80, 48)}
 _DARK = (16, 16, 16)
 _LIGHT = (245, 245, 245)
+_GOLDEN_SHARE = 0.618034  # steps of this size around a circle never meet
 _FONT = cv2.FONT_HERSHEY_SIMPLEX
 
 VIDEO_SUFFIXES = (".mp4", ".mov", ".mkv")
@@ -32,22 +35,63 @@ def draw(frame: Frame, result: Result, fps: float | None = None) -> Frame:
     Lines and letters grow with the frame. Words that a small frame has no room for are left out, speed first.
     """
     canvas = np.array(frame, order="C")
-    height, width = canvas.shape[:2]
     colour = COLOURS.get(result.state, _LIGHT)
     words = [f"{result.score:.2f}", result.state]
     if fps is not None:
         words.append(f"{fps:.0f} fps")
     _label(canvas, words, colour)
-    stroke = max(1, round(min(height, width) / 250))
-    x, y, w, h = result.box
-    corners = (round(x), round(y)), (round(x + w) - 1, round(y + h) - 1)
-    if stroke > 1:  # a dark rim keeps the box visible on any background
-        cv2.rectangle(canvas, *corners, _DARK, stroke + 2)
-    cv2.rectangle(canvas, *corners, colour, stroke)
+    _outline(canvas, result.box, colour)
     return canvas
 
 
-def _label(canvas: Frame, words: list[str], colour: tuple[int, int, int]) -> None:
+def draw_many(frame: Frame, results: Mapping[int, Result], fps: float | None = None) -> Frame:
+    """A copy of the RGB uint8 `frame` with a box, coloured by id, and a label "#id score" for every target.
+
+    The box of a target that is lost is drawn through, corner to corner. A line at the bottom, where labels seldom
+    come, counts targets and speed.
+    """
+    canvas = np.array(frame, order="C")
+    for id, result in results.items():
+        _outline(canvas, result.box, colour_of(id))
+        if result.state == "lost":
+            (left, top), (right, bottom) = _corners(result.box)
+            cv2.line(canvas, (left, bottom), (right, top), colour_of(id), _stroke(canvas), cv2.LINE_AA)
+    for id, result in results.items():  # above all boxes
+        (left, top), _ = _corners(result.box)
+        _label(canvas, [f"#{id}", f"{result.score:.2f}"], colour_of(id), (left, top))
+    words = [f"{len(results)} target{'s' * (len(results) != 1)}"]
+    if fps is not None:
+        words.append(f"{fps:.0f} fps")
+    _label(canvas, words, _LIGHT, (0, canvas.shape[0]))
+    return canvas
+
+
+def colour_of(id: int) -> tuple[int, int, int]:
+    """The colour of a target: neighbouring ids are far apart on the colour wheel, whatever their number."""
+    red, green, blue = colorsys.hsv_to_rgb(id * _GOLDEN_SHARE % 1, 0.8, 1.0)
+    return round(255 * red), round(255 * green), round(255 * blue)
+
+
+def _stroke(canvas: Frame) -> int:
+    return max(1, round(min(canvas.shape[:2]) / 250))
+
+
+def _corners(box: tuple[float, float, float, float]) -> tuple[tuple[int, int], tuple[int, int]]:
+    x, y, w, h = box
+    return (round(x), round(y)), (round(x + w) - 1, round(y + h) - 1)
+
+
+def _outline(canvas: Frame, box: tuple[float, float, float, float], colour: tuple[int, int, int]) -> None:
+    stroke = _stroke(canvas)
+    if stroke > 1:  # a dark rim keeps the box visible on any background
+        cv2.rectangle(canvas, *_corners(box), _DARK, stroke + 2)
+    cv2.rectangle(canvas, *_corners(box), colour, stroke)
+
+
+def _label(
+    canvas: Frame, words: list[str], colour: tuple[int, int, int], above: tuple[int, int] | None = None
+) -> None:
+    """Words on a dark ground, in the corner of the picture or ``above`` a point, as far as there is room."""
     height, width = canvas.shape[:2]
     scale = max(0.35, min(height, width) / 700)
     weight = max(1, round(scale * 1.5))
@@ -57,10 +101,12 @@ def _label(canvas: Frame, words: list[str], colour: tuple[int, int, int]) -> Non
         if text_width + 3 * margin <= width or len(words) == 1:
             break
         words = words[:-1]
-    bottom = text_height + below + 2 * margin
-    cv2.rectangle(canvas, (0, 0), (text_width + 3 * margin, bottom), _DARK, cv2.FILLED)
-    cv2.rectangle(canvas, (0, 0), (margin // 2, bottom), colour, cv2.FILLED)
-    baseline = (2 * margin, margin + text_height)
+    label_width, label_height = text_width + 3 * margin, text_height + below + 2 * margin
+    left, top = (0, 0) if above is None else (above[0], above[1] - label_height)
+    left, top = max(0, min(left, width - label_width)), max(0, min(top, height - label_height))
+    cv2.rectangle(canvas, (left, top), (left + label_width, top + label_height), _DARK, cv2.FILLED)
+    cv2.rectangle(canvas, (left, top), (left + margin // 2, top + label_height), colour, cv2.FILLED)
+    baseline = (left + 2 * margin, top + margin + text_height)
     cv2.putText(canvas, " ".join(words), baseline, _FONT, scale, _LIGHT, weight, cv2.LINE_AA)
 
 

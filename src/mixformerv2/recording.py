@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from contextlib import ExitStack
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,10 @@ from typing import Any
 import cv2
 import numpy as np
 
-from mixformerv2.overlay import OverlayVideo, draw
+from mixformerv2.multitracker import MultiTracker
+from mixformerv2.overlay import OverlayVideo, draw, draw_many
 from mixformerv2.results import PartialFile, Result, ResultFile
+from mixformerv2.starts import Start
 from mixformerv2.tracker import Tracker
 from mixformerv2.video import Frame, open_source
 
@@ -34,10 +37,16 @@ class Summary:
     """What a recording came to."""
 
     frames: int
-    lost_frames: int
+    targets: int
+    lost_frames: int  # of all targets together
     tracker_ms: float  # median time of one update; nan when there was none
     interrupted: bool
     warning: str | None  # the source ended early
+
+
+Progress = Callable[[int, int | None], None]
+_ById = dict[int, Result]
+_ALONE = 1
 
 
 def record(
@@ -46,7 +55,7 @@ def record(
     tracker: Tracker,
     outputs: Outputs,
     start_frame: int = 0,
-    progress: Callable[[int, int | None], None] | None = None,
+    progress: Progress | None = None,
 ) -> Summary:
     """Tracks from ``start_frame`` to the end and writes ``outputs``.
 
@@ -55,47 +64,149 @@ def record(
     frames done and the frames to do (None where the source does not know). Raises ValueError or an OSError with one
     sentence for bad input.
     """
+    return _record(source, start_frame, _Alone(tracker, box), outputs, progress)
+
+
+def record_many(
+    source: str | Path | int,
+    starts: Sequence[Start],
+    tracker: MultiTracker,
+    outputs: Outputs,
+    progress: Progress | None = None,
+) -> Summary:
+    """Tracks every target from its own start to the end, and writes ``outputs`` from the first start on.
+
+    As ``record`` otherwise. A start behind the last frame is an error too: at once where the source knows its length,
+    else at the end, when all others are written.
+    """
+    assert starts
+    return _record(source, min(start.frame for start in starts), _Many(tracker, starts), outputs, progress)
+
+
+class _Alone:
+    """One target, from the first frame on."""
+
+    with_ids = False
+
+    def __init__(self, tracker: Tracker, box: Any) -> None:
+        self._tracker, self._box = tracker, box
+        self._began = False
+
+    def update(self, frame: Frame) -> _ById:
+        return {_ALONE: self._tracker.update(frame)} if self._began else {}
+
+    def begin(self, _index: int, frame: Frame) -> _ById:
+        if self._began:
+            return {}
+        self._tracker.init(frame, self._box)
+        self._began = True
+        return {_ALONE: Result(self._tracker.box, 1.0, "tracking")}
+
+    def check_end(self, num_frames: int) -> None:
+        """The source itself has refused a start behind its end."""
+
+
+class _Many:
+    """Targets that begin in frames of their own."""
+
+    with_ids = True
+
+    def __init__(self, tracker: MultiTracker, starts: Sequence[Start]) -> None:
+        self._tracker = tracker
+        self._starts: dict[int, list[Start]] = defaultdict(list)
+        for start in starts:
+            self._starts[start.frame].append(start)
+
+    def update(self, frame: Frame) -> _ById:
+        return self._tracker.update(frame)
+
+    def begin(self, index: int, frame: Frame) -> _ById:
+        begun: _ById = {}
+        for start in self._starts.get(index, ()):
+            try:
+                self._tracker.add(frame, start.box, start.id)
+            except ValueError as error:
+                raise ValueError(f"the target {start.id} cannot begin at frame {index}: {error}") from error
+            begun[start.id] = Result(self._tracker.boxes[start.id], 1.0, "tracking")
+        return begun
+
+    def check_end(self, num_frames: int) -> None:
+        last = max(self._starts)
+        if last >= num_frames:
+            raise ValueError(
+                f"the target {self._starts[last][0].id} begins at frame {last}, counted from 0, "
+                f"but the source has {num_frames} frames"
+            )
+
+
+def _record(
+    source: str | Path | int,
+    start_frame: int,
+    targets: _Alone | _Many,
+    outputs: Outputs,
+    progress: Progress | None,
+) -> Summary:
     times_ms: list[float] = []
+    ids: set[int] = set()
     done = lost = 0
     interrupted = False
-    with ExitStack() as stack:
-        frames = stack.enter_context(open_source(source, start_frame))
+    with open_source(source, start_frame) as frames:
         total = None if frames.num_frames is None else frames.num_frames - start_frame
-        results = video = sheet = None
-        if outputs.results is not None:
-            opened = ResultFile.open(outputs.results, outputs.results_format, outputs.overwrite)
-            results = stack.enter_context(opened)
-        if outputs.video is not None:
-            video = stack.enter_context(OverlayVideo(outputs.video, frames.fps, outputs.overwrite))
-        if outputs.contact_sheet is not None:
-            sheet = stack.enter_context(ContactSheet(outputs.contact_sheet, outputs.overwrite))
-        try:
-            for frame in frames:
-                if done == 0:
-                    tracker.init(frame, box)
-                    result = Result(tracker.box, 1.0, "tracking")
-                else:
+        if frames.num_frames is not None:
+            targets.check_end(frames.num_frames)
+        with _Files(outputs, targets.with_ids).open(frames.fps) as files:
+            try:
+                for index, frame in enumerate(frames, start_frame):
                     began = time.perf_counter()
-                    result = tracker.update(frame)
-                    times_ms.append(1000 * (time.perf_counter() - began))
-                if results is not None:
-                    results.write(start_frame + done, result)
-                if video is not None or sheet is not None:
-                    recent_ms = float(np.mean(times_ms[-25:])) if times_ms else None
-                    drawn = draw(frame, result, 1000 / recent_ms if recent_ms else None)
-                    for picture in (video, sheet):
-                        if picture is not None:
-                            picture.write(drawn)
-                done += 1
-                lost += result.state == "lost"
-                if progress is not None:
-                    progress(done, total)
-        except KeyboardInterrupt:
-            if not done:
-                raise
-            interrupted = True
+                    results = targets.update(frame)
+                    if results:
+                        times_ms.append(1000 * (time.perf_counter() - began))
+                    results |= targets.begin(index, frame)
+                    files.write(index, frame, results, times_ms[-25:])
+                    done += 1
+                    ids |= results.keys()
+                    lost += sum(result.state == "lost" for result in results.values())
+                    if progress is not None:
+                        progress(done, total)
+                targets.check_end(start_frame + done)
+            except KeyboardInterrupt:
+                if not done:
+                    raise
+                interrupted = True
         median_ms = float(np.median(times_ms)) if times_ms else float("nan")
-        return Summary(done, lost, median_ms, interrupted, frames.warning)
+        return Summary(done, len(ids), lost, median_ms, interrupted, frames.warning)
+
+
+class _Files:
+    """The wanted outputs, open while a recording runs."""
+
+    def __init__(self, outputs: Outputs, with_ids: bool) -> None:
+        self._outputs, self._with_ids = outputs, with_ids
+        self._results: ResultFile | None = None
+        self._pictures: list[OverlayVideo | ContactSheet] = []
+
+    @contextmanager
+    def open(self, fps: float) -> Iterator[_Files]:
+        outputs, overwrite = self._outputs, self._outputs.overwrite
+        with ExitStack() as stack:
+            if outputs.results is not None:
+                results = ResultFile.open(outputs.results, outputs.results_format, overwrite, self._with_ids)
+                self._results = stack.enter_context(results)
+            if outputs.video is not None:
+                self._pictures.append(stack.enter_context(OverlayVideo(outputs.video, fps, overwrite)))
+            if outputs.contact_sheet is not None:
+                self._pictures.append(stack.enter_context(ContactSheet(outputs.contact_sheet, overwrite)))
+            yield self
+
+    def write(self, index: int, frame: Frame, results: _ById, recent_ms: list[float]) -> None:
+        if self._results is not None:
+            for id, result in results.items():
+                self._results.write(index, result, id if self._with_ids else None)
+        if self._pictures:
+            fps = 1000 / float(np.mean(recent_ms)) if recent_ms else None
+            drawn = draw_many(frame, results, fps) if self._with_ids else draw(frame, results[_ALONE], fps)
+            for picture in self._pictures:
+                picture.write(drawn)
 
 
 class ContactSheet:

@@ -12,11 +12,16 @@ import re
 import secrets
 from pathlib import Path
 from types import TracebackType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-FORMATS = ("csv", "jsonl", "otb", "lasot", "got10k")
-SUFFIXES = {".csv": "csv", ".jsonl": "jsonl", ".txt": "lasot"}
+FORMATS = ("csv", "jsonl", "otb", "lasot", "got10k", "mot")
+SUFFIXES = {".csv": "csv", ".jsonl": "jsonl", ".txt": "lasot", ".mot.txt": "mot"}
 COLUMNS = ("frame", "x", "y", "w", "h", "score", "state")
+COLUMNS_WITH_ID = ("frame", "id", "x", "y", "w", "h", "score", "state")
+_MOT_COLUMNS = COLUMNS_WITH_ID[:-1]
+_BOX_COLUMNS = ("x", "y", "w", "h")
+_FORMATS_WITH_ID = ("csv", "jsonl", "mot")
+_FIRST_PIXEL = {"otb": 1, "mot": 1}  # what its left and top one is called; 0 elsewhere
 
 
 class Result(NamedTuple):
@@ -28,10 +33,11 @@ class Result(NamedTuple):
 
 
 class ResultRow(NamedTuple):
-    """A `Result` and the frame it belongs to."""
+    """A `Result`, the frame it belongs to, and which of several targets it is about."""
 
     frame: int  # 0-based index in the source
     result: Result
+    id: int | None = None
 
 
 class PartialFile:
@@ -83,7 +89,7 @@ class ResultFile:
     Only an error before the first row leaves nothing behind.
     """
 
-    def __init__(self, partial: PartialFile, format: str) -> None:
+    def __init__(self, partial: PartialFile, format: str, with_ids: bool = False) -> None:
         assert format in FORMATS
         self.path = partial.target
         self.format = format
@@ -91,26 +97,35 @@ class ResultFile:
         self._partial = partial
         self._stream = partial.path.open("w", encoding="utf-8", newline="\n")
         if format == "csv":
-            self._stream.write(",".join(COLUMNS) + "\n")
+            self._stream.write(",".join(COLUMNS_WITH_ID if with_ids else COLUMNS) + "\n")
 
     @classmethod
-    def open(cls, path: str | Path, format: str | None = None, overwrite: bool = False) -> ResultFile:
+    def open(
+        cls, path: str | Path, format: str | None = None, overwrite: bool = False, with_ids: bool = False
+    ) -> ResultFile:
         """Start the file `path` in one of `FORMATS`; without `format` the suffix decides.
 
         - "csv" (.csv): header `frame,x,y,w,h,score,state`, frame a 0-based index in the source.
         - "jsonl" (.jsonl): one JSON object a frame with the same keys.
         - "lasot" (.txt unless named otherwise), "got10k", "otb": `x,y,w,h` a line and nothing else, the first
           line being the frame where tracking starts. OTB counts pixels from 1: there x and y are 1 greater.
+        - "mot" (.mot.txt): `frame,id,x,y,w,h,score,-1,-1,-1`, as MOT Challenge; frames, ids and pixels count from 1.
 
-        Pixels have three decimals. Raises ValueError for an unknown format or suffix, FileExistsError if the
-        file is there and `overwrite` is false, another OSError if it cannot be written.
+        With `with_ids`, for several targets, csv and jsonl have an `id` after the frame. Pixels have three decimals.
+        Raises ValueError for an unknown format or suffix, or one without a place for ids that are wanted,
+        FileExistsError if the file is there and `overwrite` is false, another OSError if it cannot be written.
         """
         chosen = _format_of(path, format)
-        return cls(PartialFile.claim(path, overwrite), chosen)
+        if with_ids and chosen not in _FORMATS_WITH_ID:
+            raise ValueError(
+                f"{path} would be written as {chosen}, which has no place for the ids of several targets: "
+                f"name it .mot.txt, .csv or .jsonl, or choose the format {', '.join(_FORMATS_WITH_ID)}"
+            )
+        return cls(PartialFile.claim(path, overwrite), chosen, with_ids)
 
-    def write(self, frame: int, result: Result) -> None:
-        """Append the row of the frame with the 0-based index `frame`."""
-        self._stream.write(_to_line(self.format, ResultRow(frame, result)) + "\n")
+    def write(self, frame: int, result: Result, id: int | None = None) -> None:
+        """Append the row of the frame with the 0-based index `frame`; `id` is wanted of a file `with_ids`."""
+        self._stream.write(_to_line(self.format, ResultRow(frame, result, id)) + "\n")
         self.num_rows += 1
 
     def close(self) -> None:
@@ -149,33 +164,34 @@ def read_results(path: str | Path, format: str | None = None) -> list[ResultRow]
     """The rows of a results file, boxes 0-based whatever the file counts from.
 
     The benchmarks' text holds only boxes, parted by commas, tabs or spaces: there the frame is the line's
-    index, the score NaN, and the state "tracking", or "lost" where the box is not finite.
+    index, the score NaN, and the state "tracking", or "lost" where the box is not finite. MOT rows have frame, id
+    and score (their seventh column), and no state either.
     Raises FileNotFoundError, or ValueError naming the line that is wrong.
     """
     chosen = _format_of(path, format)
     if not os.path.isfile(path):
         raise FileNotFoundError(f"{path} is not a results file: there is no such file")
     lines = Path(path).read_text(encoding="utf-8-sig", errors="replace").rstrip().splitlines()
-    first = 0
+    columns, first = {"mot": _MOT_COLUMNS, "csv": COLUMNS, "jsonl": COLUMNS}.get(chosen, _BOX_COLUMNS), 0
     if chosen == "csv":
-        header = lines[0] if lines else ""
-        if header.strip() != ",".join(COLUMNS):
+        header = lines[0].strip() if lines else ""
+        columns, first = COLUMNS_WITH_ID if header == ",".join(COLUMNS_WITH_ID) else COLUMNS, 1
+        if header != ",".join(columns):
             raise ValueError(f"{path} must begin with the line {','.join(COLUMNS)}, got {header[:60]!r}")
-        first = 1
     rows = []
     for index, line in enumerate(lines[first:]):
         try:
-            rows.append(_from_line(chosen, line, index))
+            rows.append(_from_line(chosen, columns, line, index))
         except (ValueError, KeyError, TypeError) as error:
-            wanted = ",".join(COLUMNS) if chosen in ("csv", "jsonl") else "x,y,w,h"
             raise ValueError(
-                f"{path} line {first + index + 1} must hold {wanted} as {chosen}, got {line[:60]!r}"
+                f"{path} line {first + index + 1} must hold {','.join(columns)} as {chosen}, got {line[:60]!r}"
             ) from error
     return rows
 
 
 def _format_of(path: str | Path, format: str | None) -> str:
-    chosen = format or SUFFIXES.get(Path(path).suffix.lower())
+    suffixes = [suffix for suffix in SUFFIXES if Path(path).name.lower().endswith(suffix)]
+    chosen = format or (SUFFIXES[max(suffixes, key=len)] if suffixes else None)
     if chosen is None:
         raise ValueError(
             f"results file must end in {', '.join(SUFFIXES)}, "
@@ -189,29 +205,40 @@ def _format_of(path: str | Path, format: str | None) -> str:
 def _to_line(format: str, row: ResultRow) -> str:
     (x, y, w, h), score, state = row.result
     if format == "jsonl":
+        which = {"frame": int(row.frame)} | ({} if row.id is None else {"id": int(row.id)})
         box = {key: round(float(value), 3) for key, value in zip("xywh", (x, y, w, h), strict=True)}
         # JSON has no NaN, which is the score of rows that come from a benchmark's text.
         certainty = None if math.isnan(score) else round(float(score), 4)
-        return json.dumps(
-            {"frame": int(row.frame), **box, "score": certainty, "state": state}, allow_nan=False
-        )
+        return json.dumps({**which, **box, "score": certainty, "state": state}, allow_nan=False)
+    origin = _FIRST_PIXEL.get(format, 0)
+    text = f"{x + origin:.3f},{y + origin:.3f},{w:.3f},{h:.3f}"
+    if format == "mot":  # a target that is alone is the first
+        return f"{row.frame + 1:d},{1 if row.id is None else row.id:d},{text},{score:.4f},-1,-1,-1"
     if format == "csv":
-        return f"{row.frame:d},{x:.3f},{y:.3f},{w:.3f},{h:.3f},{score:.4f},{state}"
-    origin = 1 if format == "otb" else 0
-    return f"{x + origin:.3f},{y + origin:.3f},{w:.3f},{h:.3f}"
+        id = "" if row.id is None else f"{row.id:d},"
+        return f"{row.frame:d},{id}{text},{score:.4f},{state}"
+    return text
 
 
-def _from_line(format: str, line: str, index: int) -> ResultRow:
+def _from_line(format: str, columns: tuple[str, ...], line: str, index: int) -> ResultRow:
     if format == "jsonl":
-        fields = json.loads(line)
-        x, y, w, h = (float(fields[key]) for key in "xywh")
-        score = math.nan if fields["score"] is None else float(fields["score"])
-        return ResultRow(int(fields["frame"]), Result((x, y, w, h), score, str(fields["state"])))
-    if format == "csv":
-        frame, *box, certainty, state = line.strip().split(",")
-        x, y, w, h = (float(value) for value in box)
-        return ResultRow(int(frame), Result((x, y, w, h), float(certainty), state))
-    x, y, w, h = (float(value) for value in re.split(r"[,\s]+", line.strip()))
-    origin = 1 if format == "otb" else 0
-    state = "tracking" if all(map(math.isfinite, (x, y, w, h))) else "lost"
-    return ResultRow(index, Result((x - origin, y - origin, w, h), math.nan, state))
+        return _from_fields(json.loads(line))
+    words = re.split(r"[,\s]+", line.strip())
+    if format == "mot":
+        words = words[: len(columns)]  # what follows says nothing about a box in a picture
+    fields: dict[str, Any] = {"frame": index, "score": None, **dict(zip(columns, words, strict=True))}
+    origin = _FIRST_PIXEL.get(format, 0)
+    fields |= {"x": float(fields["x"]) - origin, "y": float(fields["y"]) - origin}
+    if format == "mot":
+        fields["frame"] = int(fields["frame"]) - 1
+    if "state" not in fields:
+        known = all(math.isfinite(float(fields[side])) for side in _BOX_COLUMNS)
+        fields["state"] = "tracking" if known else "lost"
+    return _from_fields(fields)
+
+
+def _from_fields(fields: dict[str, Any]) -> ResultRow:
+    x, y, w, h = (float(fields[side]) for side in _BOX_COLUMNS)
+    score = math.nan if fields["score"] is None else float(fields["score"])
+    id = int(fields["id"]) if "id" in fields else None
+    return ResultRow(int(fields["frame"]), Result((x, y, w, h), score, str(fields["state"])), id)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -11,7 +13,7 @@ import typer
 from mixformerv2.cli.common import OverwriteOption, app, err, out, warn
 
 if TYPE_CHECKING:
-    from mixformerv2.recording import Summary
+    from mixformerv2.recording import Progress, Summary
 
 ModelOption = Annotated[
     str, typer.Option("--model", help="A shipped model, an exported folder or a .safetensors file.")
@@ -33,7 +35,7 @@ def demo(
     """Track the shipped clip: writes an overlay video, a contact sheet and the boxes."""
     from importlib.resources import as_file, files
 
-    from mixformerv2.recording import Outputs
+    from mixformerv2.recording import Outputs, record
     from mixformerv2.tracker import Tracker
 
     output_dir.mkdir(parents=True, exist_ok=True)
@@ -46,7 +48,9 @@ def demo(
     with as_file(files("mixformerv2") / "demo") as folder:
         clip = json.loads((folder / "demo.json").read_text())
         tracker = Tracker(model, backend, precision, threads=threads)
-        summary = _record(folder / clip["video"], clip["box"], tracker, outputs, clip["start_frame"])
+        with _progress() as progress:
+            source = folder / clip["video"]
+            summary = record(source, clip["box"], tracker, outputs, clip["start_frame"], progress)
     _report(summary, tracker, outputs)
 
 
@@ -61,12 +65,22 @@ def track_verb(
             help="Video file, folder or glob of images, camera number, rtsp:// or http(s):// URL."
         ),
     ],
-    box: Annotated[str, typer.Option(help="x,y,w,h of the object in pixels of the start frame.")],
+    box: Annotated[
+        str | None, typer.Option(help="x,y,w,h of the object in pixels of the start frame.")
+    ] = None,
+    boxes: Annotated[
+        Path | None,
+        typer.Option(
+            help="Instead of --box: a CSV file frame,id,x,y,w,h with a row for each of many objects."
+        ),
+    ] = None,
     start_frame: Annotated[int, typer.Option(help="Frame that the box belongs to, from 0.")] = 0,
     output: Annotated[Path | None, typer.Option(help="Overlay video to write (.mp4, .mov, .mkv).")] = None,
-    results: Annotated[Path | None, typer.Option(help="Boxes to write: .csv, .jsonl or .txt.")] = None,
+    results: Annotated[
+        Path | None, typer.Option(help="Boxes to write: .csv, .jsonl, .txt or .mot.txt.")
+    ] = None,
     results_format: Annotated[
-        str | None, typer.Option(help="csv, jsonl, otb, lasot or got10k; by default from the suffix.")
+        str | None, typer.Option(help="csv, jsonl, otb, lasot, got10k or mot; by default from the suffix.")
     ] = None,
     model: ModelOption = "tiny",
     backend: BackendOption = "auto",
@@ -75,16 +89,32 @@ def track_verb(
     threads: ThreadsOption = None,
     overwrite: OverwriteOption = False,
 ) -> None:
-    """Follow one object through a video; without --output and --results, writes SOURCE-tracked.mp4 here."""
-    from mixformerv2.recording import Outputs
+    """Follow one object or many through a video; without --output and --results, writes SOURCE-tracked.mp4 here."""
+    from mixformerv2.multitracker import MultiTracker
+    from mixformerv2.recording import Outputs, record, record_many
+    from mixformerv2.starts import read_starts
     from mixformerv2.tracker import Tracker
 
-    coordinates = _parse_box(box)
+    if (box is None) == (boxes is None):
+        raise ValueError("give --box x,y,w,h for one object, or --boxes FILE for many, and not both")
+    if boxes is not None and start_frame:
+        raise ValueError(
+            f"--start-frame {start_frame} belongs to --box: the rows of --boxes name their frames"
+        )
     if output is None and results is None:
         output = Path(f"{_stem(source)}-tracked.mp4")
     outputs = Outputs(output, results, results_format, overwrite=overwrite)
-    tracker = Tracker(model, backend, precision, device, threads)
-    summary = _record(source, coordinates, tracker, outputs, start_frame)
+    loading = (model, backend, precision, device, threads)
+    tracker: Tracker | MultiTracker
+    if boxes is None:
+        assert box is not None
+        coordinates, tracker = _parse_box(box), Tracker(*loading)
+        with _progress() as progress:
+            summary = record(source, coordinates, tracker, outputs, start_frame, progress)
+    else:
+        starts, tracker = read_starts(boxes), MultiTracker(*loading)
+        with _progress() as progress:
+            summary = record_many(source, starts, tracker, outputs, progress)
     _report(summary, tracker, outputs)
     if summary.interrupted:
         raise typer.Exit(130)
@@ -106,12 +136,11 @@ def _stem(source: str) -> str:
     return "".join(c if c.isalnum() or c in "-_." else "_" for c in stem) or "video"
 
 
-def _record(source: str | Path, box: list[float], tracker: Any, outputs: Any, start_frame: int) -> Summary:
-    """``record`` with a progress bar of frames per second."""
+@contextmanager
+def _progress() -> Iterator[Progress]:
+    """A progress bar of frames per second, on a terminal."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn
     from rich.text import Text
-
-    from mixformerv2.recording import record
 
     class FramesPerSecond(ProgressColumn):
         def render(self, task: Task) -> Text:
@@ -120,14 +149,7 @@ def _record(source: str | Path, box: list[float], tracker: Any, outputs: Any, st
     columns = (TextColumn("tracking"), BarColumn(), MofNCompleteColumn(), FramesPerSecond())
     with Progress(*columns, console=err, transient=True, disable=not err.is_terminal) as bars:
         bar = bars.add_task("tracking", total=None)
-        return record(
-            source,
-            box,
-            tracker,
-            outputs,
-            start_frame,
-            progress=lambda done, total: bars.update(bar, completed=done, total=total),
-        )
+        yield lambda done, total: bars.update(bar, completed=done, total=total)
 
 
 def _report(summary: Summary, tracker: Any, outputs: Any) -> None:
@@ -141,6 +163,8 @@ def _report(summary: Summary, tracker: Any, outputs: Any) -> None:
         else ""
     )
     lost = f", lost in {summary.lost_frames}" if summary.lost_frames else ""
+    if summary.targets > 1:
+        lost = f", {summary.targets} targets" + (f" lost {summary.lost_frames} times" if lost else "")
     engine = f"{tracker.backend.name} {tracker.backend.precision}"
     out.print(f"{summary.frames} frames{lost}{speed} with {engine}", highlight=False)
     for path in (outputs.video, outputs.contact_sheet, outputs.results):
