@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
@@ -10,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import tiny
 import torch
 from test_tracker import BOX, RULES, STAY, Scripted, grey_frame, noise_frame
 
@@ -247,3 +250,13 @@ def test_trackers_in_threads_that_share_a_backend_answer_as_one_after_the_other(
     with ThreadPoolExecutor(max_workers=len(streams)) as threads:
         at_once = list(threads.map(follow, streams))
     assert at_once == expected
+
+
+def test_the_example_of_many_videos_follows_each(tmp_path: Path) -> None:
+    jobs = [(tiny.write_clip(tmp_path / f"{number}.mp4", 4), "10,8,12,12") for number in range(2)]
+    example = Path(__file__).parents[1] / "examples" / "many_streams.py"
+    command = [sys.executable, str(example), *(f"{clip}:{box}" for clip, box in jobs)]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+    said = [line.split() for line in ended.stdout.splitlines()]
+    assert [words[0] for words in said] == [str(clip) for clip, _ in jobs]
+    assert said[0][1:] == said[1][1:], "the same video twice"

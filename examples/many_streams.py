@@ -1,0 +1,26 @@
+"""Many videos at once in one process: a thread and a tracker for each, one loaded model for all.
+
+python examples/many_streams.py street.mp4:205,151,17,50 yard.mp4:40,60,30,80
+"""
+
+import sys
+from concurrent.futures import ThreadPoolExecutor
+
+from mixformerv2 import Tracker, track
+
+
+def follow(video, box, backend):
+    """The last result of a video. Each tracker has its own target; the backend may be shared by threads."""
+    result = None
+    for _, result in track(video, box, tracker=Tracker(backend=backend)):
+        pass
+    return result
+
+
+jobs = [argument.rsplit(":", 1) for argument in sys.argv[1:]]
+backend = Tracker("tiny").backend
+with ThreadPoolExecutor(max_workers=max(len(jobs), 1)) as threads:
+    boxes = [[float(value) for value in box.split(",")] for _, box in jobs]
+    videos = [video for video, _ in jobs]
+    for video, result in zip(videos, threads.map(follow, videos, boxes, [backend] * len(jobs)), strict=True):
+        print(video, *(f"{value:.1f}" for value in result.box), f"{result.score:.2f}", result.state)
