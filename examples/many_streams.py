@@ -11,10 +11,8 @@ from mixformerv2 import Tracker, track
 
 def follow(video, box, backend):
     """The last result of a video. Each tracker has its own target; the backend may be shared by threads."""
-    result = None
-    for _, result in track(video, box, tracker=Tracker(backend=backend)):
-        pass
-    return result
+    results = [result for _, result in track(video, box, tracker=Tracker(backend=backend))]
+    return results[-1]
 
 
 jobs = [argument.rsplit(":", 1) for argument in sys.argv[1:]]

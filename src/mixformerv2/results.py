@@ -172,7 +172,8 @@ def read_results(path: str | Path, format: str | None = None) -> list[ResultRow]
     if not os.path.isfile(path):
         raise FileNotFoundError(f"{path} is not a results file: there is no such file")
     lines = Path(path).read_text(encoding="utf-8-sig", errors="replace").rstrip().splitlines()
-    columns, first = {"mot": _MOT_COLUMNS, "csv": COLUMNS, "jsonl": COLUMNS}.get(chosen, _BOX_COLUMNS), 0
+    wanted: dict[str, tuple[str, ...]] = {"mot": _MOT_COLUMNS, "csv": COLUMNS, "jsonl": COLUMNS}
+    columns, first = wanted.get(chosen, _BOX_COLUMNS), 0
     if chosen == "csv":
         header = lines[0].strip() if lines else ""
         columns, first = COLUMNS_WITH_ID if header == ",".join(COLUMNS_WITH_ID) else COLUMNS, 1
