@@ -164,7 +164,7 @@ def _report(summary: Summary, tracker: Any, outputs: Any) -> None:
     )
     lost = f", lost in {summary.lost_frames}" if summary.lost_frames else ""
     if summary.targets > 1:
-        lost = f", {summary.targets} targets" + (f" lost {summary.lost_frames} times" if lost else "")
+        lost = f", {summary.targets} targets{lost}"
     engine = f"{tracker.backend.name} {tracker.backend.precision}"
     out.print(f"{summary.frames} frames{lost}{speed} with {engine}", highlight=False)
     for path in (outputs.video, outputs.contact_sheet, outputs.results):
