@@ -35,8 +35,7 @@ class OpenVINOBackend:
     """The two graphs, compiled for each number of templates when it is first seen.
 
     Many targets are no batch here but as many requests at once, spread over streams of few threads: that needs no
-    compiling for every number of targets, copies no caches, and on two cores it is faster than a batch of eight
-    (docs/many-targets.md).
+    compiling for every number of targets, copies no caches, and is about as fast (docs/many-targets.md).
     """
 
     name = "openvino"
