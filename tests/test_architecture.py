@@ -35,6 +35,10 @@ ALLOWED: dict[str, set[str]] = {
     "evaluate": {"geometry", "config", "results", "video", "data", "runtime", "tracker"},
     # Validation is tracking.
     "train": {"geometry", "config", "model", "distill", "data", "runtime", "tracker", "evaluate"},
+    "bench": {
+        *("geometry", "config", "results", "video", "overlay"),
+        *("model", "runtime", "tracker", "evaluate"),
+    },
     "web": {
         "geometry",
         "config",
@@ -56,6 +60,7 @@ MAY_IMPORT_TORCH = {
     # Making samples; the readers serve evaluation too.
     *("data/augment", "data/bank", "data/pairs", "data/memory", "data/reading", "data/loader"),
     *("runtime/torch", "runtime/export"),
+    *("bench/torch", "bench/reference"),
 }
 
 
@@ -119,6 +124,7 @@ def loaded_after(code: str) -> set[str]:
             "data.packing",
             "data.sampler",
             "evaluate.run",
+            "bench.run",
         ),
         *("runtime.backend", "runtime.openvino", "runtime.onnxruntime"),
     ],

@@ -1,6 +1,17 @@
 """The command line: one verb, one function. What a verb needs is imported inside it, so that ``--help`` is instant."""
 
-from mixformerv2.cli import datasets, evaluation, models, reports, tracking, training, vot
+from mixformerv2.cli import benchmark, datasets, evaluation, models, reports, tracking, training, vot
 from mixformerv2.cli.common import app, main
 
-__all__ = ["app", "datasets", "evaluation", "main", "models", "reports", "tracking", "training", "vot"]
+__all__ = [
+    "app",
+    "benchmark",
+    "datasets",
+    "evaluation",
+    "main",
+    "models",
+    "reports",
+    "tracking",
+    "training",
+    "vot",
+]

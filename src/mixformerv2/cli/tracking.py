@@ -108,7 +108,7 @@ def track_verb(
     tracker: Tracker | MultiTracker
     if boxes is None:
         assert box is not None
-        coordinates, tracker = _parse_box(box), Tracker(*loading)
+        coordinates, tracker = parse_box(box), Tracker(*loading)
         with _progress() as progress:
             summary = record(source, coordinates, tracker, outputs, start_frame, progress)
     else:
@@ -120,7 +120,7 @@ def track_verb(
         raise typer.Exit(130)
 
 
-def _parse_box(text: str) -> list[float]:
+def parse_box(text: str) -> list[float]:
     try:
         values = [float(part) for part in text.replace(" ", "").split(",")]
     except ValueError:

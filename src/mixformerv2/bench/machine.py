@@ -1,0 +1,66 @@
+"""The machine a benchmark was run on, in words and versions."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+from collections.abc import Iterable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from mixformerv2.evaluate.execute import processor, usable_cores
+
+# Instructions that decide how fast a network runs: names as Linux has them, x86 and Arm.
+_FEATURES = (
+    *(
+        "avx2",
+        "avx_vnni",
+        "avx512f",
+        "avx512_vnni",
+        "avx512_bf16",
+        "avx512_fp16",
+        "amx_tile",
+        "amx_bf16",
+        "amx_int8",
+    ),
+    *("asimd", "asimddp", "sve", "i8mm", "bf16"),
+)
+_PACKAGES = {"openvino": "openvino", "onnxruntime": "onnxruntime", "torch": "torch", "reference": "torch"}
+
+
+def describe_machine(device: str, backends: Iterable[str]) -> dict[str, Any]:
+    """What figures depend on, ready for JSON."""
+    packages = ["mixformerv2", *sorted({_PACKAGES[name] for name in backends if name in _PACKAGES}), "numpy"]
+    versions = {"python": platform.python_version()}
+    versions |= {package: importlib.metadata.version(package) for package in packages}
+    import cv2
+
+    return {
+        "processor": processor(),
+        "features": _features(),
+        "cores": usable_cores(),
+        "load_before": round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None,
+        "gpu": _gpu(device),
+        "system": f"{platform.system()} {platform.release()} {platform.machine()}",
+        "versions": versions | {"opencv": cv2.__version__},
+    }
+
+
+def _features() -> list[str]:
+    """Empty where the system does not say."""
+    flags: set[str] = set()
+    with suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text("utf-8", "replace").splitlines():
+            if line.split(":")[0].strip() in ("flags", "Features"):
+                flags.update(line.partition(":")[2].split())
+    return [feature for feature in _FEATURES if feature in flags]
+
+
+def _gpu(device: str) -> str | None:
+    if device == "cpu":
+        return None
+    from mixformerv2.bench.torch import gpu_name
+
+    return gpu_name(device)

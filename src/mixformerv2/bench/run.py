@@ -1,0 +1,77 @@
+"""One run: the rounds of all rows alternate, so that a slow moment of the machine falls on all of them."""
+
+from __future__ import annotations
+
+import gc
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+from mixformerv2.bench.clip import load_clip
+from mixformerv2.bench.machine import describe_machine
+from mixformerv2.bench.plan import BenchConfig, Plan, make_plan, thread_setter
+from mixformerv2.bench.report import (
+    ModelFigures,
+    Report,
+    figures_of_batches,
+    figures_of_rows,
+    spread,
+    workload_of,
+)
+from mixformerv2.bench.roofline import Peak, Read, Roofline
+from mixformerv2.bench.stages import ClipRow
+from mixformerv2.bench.workload import BYTES
+from mixformerv2.evaluate.execute import usable_cores
+
+
+def run(config: BenchConfig, progress: Callable[[int, int], None] | None = None) -> Report:
+    """Measures what is asked for. ``progress`` is called with the rounds done and the rounds to do, of all rows.
+
+    Raises ValueError, ModuleNotFoundError or an OSError with one sentence for what cannot be had.
+    """
+    clip = load_clip(config.clip, config.box, config.frames)
+    with tempfile.TemporaryDirectory() as scratch:
+        plan = make_plan(config, clip, Path(scratch))
+        machine = describe_machine(config.device, {name.backend for name in plan.trackers})
+        models = {name: ModelFigures.of(model) for name, model in plan.models.items()}
+        roofline = _roofline(plan, models, config.device)
+        clip_row = ClipRow(thread_setter(usable_cores()))
+        turns: list[Callable[[], None]] = [
+            roofline.round,
+            *(
+                (lambda row=row: row.round(clip))
+                for row in (clip_row, *plan.trackers.values(), *plan.batches.values())
+            ),
+        ]
+        for done in range(total := config.rounds * len(turns)):
+            if progress is not None:
+                progress(done, total)
+            number, turn = divmod(done, len(turns))
+            if turn == 0:
+                gc.collect()
+            turns[(turn + number) % len(turns)]()  # nobody always follows the same one
+    width, height = clip.size
+    stages = {stage: spread(values)._asdict() for stage, values in clip_row.ms.items()}
+    about = {"name": clip.path.name, "width": width, "height": height, "frames": len(clip.frames)}
+    return Report(
+        machine,
+        about | {"rounds": config.rounds, "stages_ms": stages},
+        models,
+        figures_of_rows(plan, models, roofline),
+        figures_of_batches(plan, models, roofline),
+        [p._asdict() | {"gflops_per_second": r / 1e9} for p, r in roofline.flops_per_second.items()],
+        [r._asdict() | {"gigabytes_per_second": rate / 1e9} for r, rate in roofline.bytes_per_second.items()],
+        plan.left_out,
+    )
+
+
+def _roofline(plan: Plan, models: dict[str, ModelFigures], device: str) -> Roofline:
+    """The limits that the rows are held against."""
+    peaks, reads = [], []
+    for name, batch in [*((name, 1) for name in plan.trackers), *plan.batches]:
+        if name.model in models and name.precision in BYTES:
+            runtime = "torch" if name.backend == "reference" or device != "cpu" else name.backend
+            peaks.append(Peak(runtime, name.precision, name.threads))
+            work = workload_of(models[name.model], name.backend)
+            reads.append(Read(work.bytes(name.precision, batch), name.threads))
+    return Roofline(peaks, reads, device)

@@ -1,0 +1,105 @@
+"""The verb that measures speed."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from mixformerv2.cli.common import OverwriteOption, app, err, out, refuse_existing, warn
+from mixformerv2.cli.tracking import parse_box
+
+_BUSY = 0.3  # other processes' share of the cores above which figures are doubtful
+
+
+@app.command(
+    epilog="Example: mixformerv2 bench --model tiny --model small --backend openvino:bf16 --json bench.json"
+)
+def bench(
+    model: Annotated[
+        list[str] | None,
+        typer.Option(help="A shipped model, a preset (random weights), a folder or a file; may be repeated."),
+    ] = None,
+    backend: Annotated[
+        list[str] | None,
+        typer.Option(help="openvino, or openvino:bf16; may be repeated. By default all that runs here."),
+    ] = None,
+    threads: Annotated[
+        list[int] | None, typer.Option(help="CPU threads; may be repeated. All by default.")
+    ] = None,
+    device: Annotated[str, typer.Option(help="cpu, or cuda.")] = "cpu",
+    peers: Annotated[
+        Path | None, typer.Option(help="Folder with OpenCV's NanoTrack and VitTrack, to be measured too.")
+    ] = None,
+    batch: Annotated[
+        list[int] | None,
+        typer.Option(help="Also the network alone on so many crops at once; may be repeated."),
+    ] = None,
+    clip: Annotated[Path | None, typer.Option(help="A video of your own.")] = None,
+    box: Annotated[str | None, typer.Option(help="x,y,w,h of the target in its first frame.")] = None,
+    frames: Annotated[int, typer.Option(help="Of the clip, in each round.")] = 40,
+    rounds: Annotated[int, typer.Option(help="All rows take turns, so many times.")] = 5,
+    json_file: Annotated[Path | None, typer.Option("--json", help="Also write all figures as JSON.")] = None,
+    card: Annotated[
+        Path | None, typer.Option(help="A picture to show around, .png, and a .txt beside it.")
+    ] = None,
+    overwrite: OverwriteOption = False,
+) -> None:
+    """Measure speed stage by stage, against the released code, OpenCV's trackers and the machine's limits."""
+    from mixformerv2.bench.card import check_card, write_card
+    from mixformerv2.bench.plan import BenchConfig
+    from mixformerv2.bench.run import run
+    from mixformerv2.bench.table import WIDTH, machine_lines, tables
+
+    config = BenchConfig(
+        models=tuple(model or ()),
+        backends=tuple(backend or ()),
+        threads=tuple(threads or ()),
+        device=device,
+        peers=peers,
+        batches=tuple(batch or ()),
+        clip=clip,
+        box=None if box is None else tuple(parse_box(box)),
+        frames=frames,
+        rounds=rounds,
+    )
+    for path in (json_file, card, card and card.with_suffix(".txt")):
+        if path is not None:
+            refuse_existing(path, overwrite)
+    if card is not None:
+        check_card(card)
+    wide = Console(width=max(WIDTH, out.width))  # a pipe, too, has room for the tables
+    with _progress() as progress:
+        report = run(config, progress)
+    for line in (*machine_lines(report), ""):
+        out.print(line, highlight=False, markup=False)
+    for table in tables(report):
+        wide.print(table)
+    for sentence in report.left_out:
+        warn(f"left out: {sentence}")
+    load = report.machine["load_before"]
+    if load is not None and load > _BUSY * report.machine["cores"]:
+        warn(
+            f"other programs kept {load} of {report.machine['cores']} cores busy: figures are slower than they could be"
+        )
+    if json_file is not None:
+        json_file.write_text(json.dumps(report.as_dict(), indent=1) + "\n")
+        out.print(f"  {json_file}", highlight=False)
+    if card is not None:
+        for path in write_card(report, card, overwrite):
+            out.print(f"  {path}", highlight=False)
+
+
+@contextmanager
+def _progress() -> Iterator[Callable[[int, int], None]]:
+    """A bar of turns, in a terminal."""
+    from rich.progress import Progress
+
+    with Progress(console=err, transient=True, disable=not err.is_terminal) as bars:
+        bar = bars.add_task("measuring", total=None)
+        yield lambda done, total: bars.update(bar, completed=done, total=total)
