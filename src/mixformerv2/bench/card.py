@@ -10,7 +10,15 @@ import numpy as np
 from rich.console import Console
 
 from mixformerv2.bench.report import Report
-from mixformerv2.bench.table import SPEED_COLUMNS, WIDTH, group, machine_lines, speed_cells, speed_table
+from mixformerv2.bench.table import (
+    SPEED_COLUMNS,
+    SPEED_LEGEND,
+    WIDTH,
+    group,
+    machine_lines,
+    speed_cells,
+    speed_table,
+)
 from mixformerv2.results import PartialFile
 from mixformerv2.video import Frame
 
@@ -71,7 +79,7 @@ def card_text(report: Report) -> str:
 def card_picture(report: Report) -> Frame:
     """RGB: the machine, a line for each row, and its frames per second as a bar."""
     lines = machine_lines(report)
-    sheet = _Sheet(_MARGIN_PX * 2 + 124 + 24 * len(lines) + _ROW_PX * len(report.rows))
+    sheet = _Sheet(_MARGIN_PX * 2 + 144 + 24 * len(lines) + _ROW_PX * len(report.rows))
     y = _MARGIN_PX + 24
     whole_width = (_MARGIN_PX, _WIDTH_PX - _MARGIN_PX)
     machine = report.machine["gpu"] or report.machine["processor"]
@@ -93,6 +101,7 @@ def card_picture(report: Report) -> Frame:
             if column in _COLUMNS:
                 sheet.write(cell, y, *_COLUMNS[column], size=0.5)
         sheet.bar(y, row.frames_per_second / fastest, _COLOURS.get(row.name.backend, _OTHER_COLOUR))
+    sheet.write(SPEED_LEGEND, y + 40, *whole_width, colour=_FAINT)
     return sheet.picture()
 
 

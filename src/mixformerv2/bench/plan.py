@@ -57,6 +57,7 @@ class BenchConfig:
     box: tuple[float, ...] | None = None  # x, y, w, h of the target in its first frame
     frames: int = 40  # of the clip, in each round
     rounds: int = 5
+    operators: bool = False  # also where the time goes inside each network
 
     def __post_init__(self) -> None:
         if self.rounds < 1:
@@ -96,7 +97,8 @@ class Plan:
 
     models: dict[str, Model]
     trackers: dict[RowName, Row]
-    batches: dict[tuple[RowName, int], BatchRow]
+    backends: dict[RowName, Backend]  # of the trackers that are ours
+    batches: dict[tuple[RowName, int], Row]
     left_out: list[str]  # a sentence each
 
 
@@ -107,7 +109,7 @@ def make_plan(config: BenchConfig, clip: Clip, scratch: Path) -> Plan:
     """
     if config.device != "cpu":
         _check_gpu(config.device)
-    plan = Plan({}, {}, {}, [])
+    plan = Plan({}, {}, {}, {}, [])
     batches = config.batches or ((1, 64) if config.device != "cpu" else ())
     for text in dict.fromkeys(config.models or shipped_models()):
         model = _find_model(text, scratch)
@@ -118,8 +120,8 @@ def make_plan(config: BenchConfig, clip: Clip, scratch: Path) -> Plan:
         for threads in _threads(config):
             for backend in _backends(model, config, threads, plan.left_out):
                 name = RowName(model.name, backend.name, backend.precision, config.device, threads)
-                row = TrackerRow(StampedBackend(backend, answer), thread_setter(threads))
-                plan.trackers[name] = row
+                plan.backends[name] = backend
+                plan.trackers[name] = TrackerRow(StampedBackend(backend, answer), thread_setter(threads))
                 for batch in batches:
                     plan.batches[name, batch] = BatchRow(
                         backend, batch, _clock(config.device), thread_setter(threads)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from mixformerv2.bench.operators import Operator
 from mixformerv2.bench.plan import Model, Plan
 from mixformerv2.bench.roofline import Limit, Roofline
 from mixformerv2.bench.stages import Row, RowName
@@ -78,6 +79,13 @@ class ModelFigures:
         return cls(joint.weights, model.is_random, model.config.tracker.update_interval, *works)
 
 
+class NetworkOperators(NamedTuple):
+    """Where the time of one network goes, the slowest kind of operator first."""
+
+    name: RowName
+    operators: list[Operator]
+
+
 @dataclass(frozen=True)
 class Report:
     """A whole run."""
@@ -90,6 +98,7 @@ class Report:
     peaks: list[dict[str, Any]]  # runtime, precision, threads, gflops_per_second
     reads: list[dict[str, Any]]  # bytes, threads, gigabytes_per_second
     left_out: list[str]
+    operators: list[NetworkOperators] = field(default_factory=list)
 
     def as_dict(self) -> dict[str, Any]:
         """Plain dicts, lists, text and numbers."""

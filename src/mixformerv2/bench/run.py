@@ -9,9 +9,11 @@ from pathlib import Path
 
 from mixformerv2.bench.clip import load_clip
 from mixformerv2.bench.machine import describe_machine
+from mixformerv2.bench.operators import operators
 from mixformerv2.bench.plan import BenchConfig, Plan, make_plan, thread_setter
 from mixformerv2.bench.report import (
     ModelFigures,
+    NetworkOperators,
     Report,
     figures_of_batches,
     figures_of_rows,
@@ -50,6 +52,10 @@ def run(config: BenchConfig, progress: Callable[[int, int], None] | None = None)
             if turn == 0:
                 gc.collect()
             turns[(turn + number) % len(turns)]()  # nobody always follows the same one
+        counted = [
+            NetworkOperators(name, operators(name, backend, plan.models[name.model].weights))
+            for name, backend in (plan.backends.items() if config.operators else ())
+        ]
     width, height = clip.size
     stages = {stage: spread(values)._asdict() for stage, values in clip_row.ms.items()}
     about = {"name": clip.path.name, "width": width, "height": height, "frames": len(clip.frames)}
@@ -62,6 +68,7 @@ def run(config: BenchConfig, progress: Callable[[int, int], None] | None = None)
         [p._asdict() | {"gflops_per_second": r / 1e9} for p, r in roofline.flops_per_second.items()],
         [r._asdict() | {"gigabytes_per_second": rate / 1e9} for r, rate in roofline.bytes_per_second.items()],
         plan.left_out,
+        counted,
     )
 
 

@@ -8,11 +8,13 @@ from typing import Any
 from rich import box
 from rich.table import Table
 
-from mixformerv2.bench.report import REFERENCE, Report, RowFigures, workload_of
+from mixformerv2.bench.report import REFERENCE, NetworkOperators, Report, RowFigures, workload_of
 from mixformerv2.bench.stages import RowName
 
 WIDTH = 100
 _NAMES = ("model", "backend", "precision", "threads")
+_TEXT = ("model", "backend", "precision", "path", "what", "operator")
+_MOST_OPERATORS = 10
 
 
 def tables(report: Report) -> Iterator[Table]:
@@ -24,6 +26,8 @@ def tables(report: Report) -> Iterator[Table]:
         yield _peaks_table(report)
     if report.batches:
         yield _batches_table(report)
+    for network in report.operators:
+        yield _operators_table(network)
 
 
 def machine_lines(report: Report) -> list[str]:
@@ -43,6 +47,10 @@ def machine_lines(report: Report) -> list[str]:
     ]
 
 
+SPEED_LEGEND = (
+    "update: whole update() of a frame in memory, median. frames/s: with the templates' share. x ref.: against the "
+    "released code's path with the same model. of limit: the least time possible here over that of the network alone."
+)
 SPEED_COLUMNS = (*_NAMES, "update ms", "p10", "p90", "frames/s", "x ref.", "of limit")
 
 
@@ -61,9 +69,7 @@ def speed_table(report: Report) -> Table:
     shown = _table(
         "Speed",
         SPEED_COLUMNS,
-        "update: whole update() of a frame in memory, median. frames/s: with the templates' share. "
-        "x ref.: against the released code's path with the same model. "
-        "of limit: the least time possible here over that of the network alone.",
+        SPEED_LEGEND,
     )
     for row in report.rows:
         shown.add_row(*speed_cells(row), end_section=_ends_section(report, row))
@@ -152,13 +158,28 @@ def _batches_table(report: Report) -> Table:
     return shown
 
 
+def _operators_table(network: NetworkOperators) -> Table:
+    name, found = network
+    total = sum(operator.ms for operator in found)
+    threads = "1 thread" if name.threads == 1 else f"{name.threads} threads"
+    title = f"Operators of {name.model} on {name.backend} {name.precision}, {threads}"
+    shown = _table(title, ("operator", "calls", "ms a frame", "share"))
+    for operator in found[:_MOST_OPERATORS]:
+        times = _three_digits(operator.ms), _percent(operator.ms / total)
+        shown.add_row(f"{operator.kind} {operator.kernel}".strip(), str(operator.calls), *times)
+    if rest := found[_MOST_OPERATORS:]:
+        ms = sum(operator.ms for operator in rest)
+        calls = str(sum(operator.calls for operator in rest))
+        shown.add_row("all others", calls, _three_digits(ms), _percent(ms / total))
+    return shown
+
+
 def _table(title: str, columns: tuple[str, ...], caption: str | None = None) -> Table:
     style: dict[str, Any] = dict(title_justify="left", caption_justify="left", box=box.SIMPLE_HEAD)
     style |= dict(padding=(0, 1, 0, 0), pad_edge=False)
     shown = Table(title=title, caption=caption, **style)
     for column in columns:
-        is_text = column in ("model", "backend", "precision", "path", "what")
-        shown.add_column(column, justify="left" if is_text else "right", overflow="fold")
+        shown.add_column(column, justify="left" if column in _TEXT else "right", overflow="fold")
     return shown
 
 

@@ -14,7 +14,7 @@ from rich.console import Console
 from mixformerv2.cli.common import OverwriteOption, app, err, out, refuse_existing, warn
 from mixformerv2.cli.tracking import parse_box
 
-_BUSY = 0.3  # other processes' share of the cores above which figures are doubtful
+_BUSY = 0.5  # load average by core above which figures are doubtful
 
 
 @app.command(
@@ -44,6 +44,9 @@ def bench(
     box: Annotated[str | None, typer.Option(help="x,y,w,h of the target in its first frame.")] = None,
     frames: Annotated[int, typer.Option(help="Of the clip, in each round.")] = 40,
     rounds: Annotated[int, typer.Option(help="All rows take turns, so many times.")] = 5,
+    operators: Annotated[
+        bool, typer.Option("--operators", help="Also where the time goes inside each network.")
+    ] = False,
     json_file: Annotated[Path | None, typer.Option("--json", help="Also write all figures as JSON.")] = None,
     card: Annotated[
         Path | None, typer.Option(help="A picture to show around, .png, and a .txt beside it.")
@@ -67,6 +70,7 @@ def bench(
         box=None if box is None else tuple(parse_box(box)),
         frames=frames,
         rounds=rounds,
+        operators=operators,
     )
     for path in (json_file, card, card and card.with_suffix(".txt")):
         if path is not None:
@@ -85,7 +89,8 @@ def bench(
     load = report.machine["load_before"]
     if load is not None and load > _BUSY * report.machine["cores"]:
         warn(
-            f"other programs kept {load} of {report.machine['cores']} cores busy: figures are slower than they could be"
+            f"the load average was {load} on {report.machine['cores']} cores when this began: "
+            "other programs make figures slower than they could be"
         )
     if json_file is not None:
         json_file.write_text(json.dumps(report.as_dict(), indent=1) + "\n")
