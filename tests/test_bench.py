@@ -36,6 +36,7 @@ from mixformerv2.bench.stages import (
     wall_clock,
 )
 from mixformerv2.bench.table import WIDTH, tables
+from mixformerv2.bench.torch import check_gpu, event_clock
 from mixformerv2.bench.workload import Workload
 from mixformerv2.model.network import build
 from mixformerv2.results import Result
@@ -454,6 +455,35 @@ def test_a_gpu_that_is_not_there_is_refused(run: Run, monkeypatch: pytest.Monkey
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     ran = run("bench", "--device", "cuda")
     assert ran.code == 2 and "the device cuda needs an NVIDIA GPU" in ran.err
+
+
+def test_a_gpu_beyond_those_that_are_there_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    check_gpu("cuda:1")
+    with pytest.raises(ValueError, match=r"the device cuda:2 is not there: this machine has 2 GPUs"):
+        check_gpu("cuda:2")
+
+
+def test_a_gpu_is_timed_by_its_own_clock(monkeypatch: pytest.MonkeyPatch) -> None:
+    log: list[str] = []
+
+    class Clock:
+        def __init__(self, enable_timing: bool) -> None:
+            assert enable_timing
+
+        def record(self) -> None:
+            log.append("record")
+
+        def synchronize(self) -> None:
+            log.append("synchronize")
+
+        def elapsed_time(self, end: Clock) -> float:
+            return 2.5
+
+    monkeypatch.setattr(torch.cuda, "Event", Clock)
+    assert event_clock(lambda: log.append("call")) == 0.0025
+    assert log == ["record", "call", "record", "synchronize"]
 
 
 def test_a_clip_too_short_and_a_box_outside_are_refused(video: Path, tmp_path: Path) -> None:

@@ -109,41 +109,45 @@ def make_plan(config: BenchConfig, clip: Clip, scratch: Path) -> Plan:
     """
     if config.device != "cpu":
         _check_gpu(config.device)
-    plan = Plan({}, {}, {}, {}, [])
-    batches = config.batches or ((1, 64) if config.device != "cpu" else ())
+    plan, peers = Plan({}, {}, {}, {}, []), _peers(config)
     for text in dict.fromkeys(config.models or shipped_models()):
         model = _find_model(text, scratch)
         if model.name in plan.models:
             raise ValueError(f"two models are called {model.name}: give one of their folders another name")
         plan.models[model.name] = model
-        answer = answer_that_stays(clip, model.config.tracker.search_factor) if model.is_random else None
         for threads in _threads(config):
-            for backend in _backends(model, config, threads, plan.left_out):
-                name = RowName(model.name, backend.name, backend.precision, config.device, threads)
-                plan.backends[name] = backend
-                plan.trackers[name] = TrackerRow(StampedBackend(backend, answer), thread_setter(threads))
-                for batch in batches:
-                    plan.batches[name, batch] = BatchRow(
-                        backend, batch, _clock(config.device), thread_setter(threads)
-                    )
-    _add_peers(config, plan)
+            _add_model(plan, model, threads, config, clip)
+    plan.trackers.update(peers)
     return plan
 
 
-def _threads(config: BenchConfig) -> tuple[int, ...]:
-    return tuple(dict.fromkeys(config.threads)) or (usable_cores(),)
+def _add_model(plan: Plan, model: Model, threads: int, config: BenchConfig, clip: Clip) -> None:
+    answer = answer_that_stays(clip, model.config.tracker.search_factor) if model.is_random else None
+    use_threads = thread_setter(threads)
+    for backend in _backends(model, config, threads, plan.left_out):
+        name = RowName(model.name, backend.name, backend.precision, config.device, threads)
+        plan.backends[name] = backend
+        plan.trackers[name] = TrackerRow(StampedBackend(backend, answer), use_threads)
+        for batch in config.batches or ((1, 64) if config.device != "cpu" else ()):
+            plan.batches[name, batch] = BatchRow(backend, batch, _clock(config.device), use_threads)
 
 
-def _add_peers(config: BenchConfig, plan: Plan) -> None:
+def _peers(config: BenchConfig) -> dict[RowName, Row]:
+    rows: dict[RowName, Row] = {}
     if config.peers is None:
-        return
+        return rows
     if not config.peers.is_dir():
         raise FileNotFoundError(f"peers must be a folder with OpenCV's models, got {config.peers}")
     for threads in _threads(config):
         for peer in PEERS:
             tracker = open_peer(peer, {"peers": str(config.peers)})
             name = RowName(f"opencv:{peer}", "opencv", "f32", "cpu", threads)
-            plan.trackers[name] = PeerRow(tracker, thread_setter(threads))
+            rows[name] = PeerRow(tracker, thread_setter(threads))
+    return rows
+
+
+def _threads(config: BenchConfig) -> tuple[int, ...]:
+    return tuple(dict.fromkeys(config.threads)) or (usable_cores(),)
 
 
 def _find_model(text: str, scratch: Path) -> Model:
@@ -179,7 +183,7 @@ def _backends(model: Model, config: BenchConfig, threads: int, left_out: list[st
                 refused.append(error)
         if len(refused) == len(precisions) and config.backends:
             raise refused[0]
-        if len(refused) == len(precisions):
+        if len(refused) == len(precisions) and threads == _threads(config)[0]:
             left_out.append(f"{model.name} on {backend}: {refused[0]}")
 
 
