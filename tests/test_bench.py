@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from mixformerv2.bench.reference import ReferenceBackend, joint_forward
 from mixformerv2.bench.report import ModelFigures, Report, Spread, figures_of_batches, figures_of_rows, spread
 from mixformerv2.bench.roofline import Limit, Peak, Read, Roofline
 from mixformerv2.bench.run import run as measure
+from mixformerv2.bench.run import take_turns
 from mixformerv2.bench.stages import WARM_UP as WARM_UP_FRAMES
 from mixformerv2.bench.stages import (
     BatchRow,
@@ -157,6 +159,13 @@ def test_each_round_of_a_row_adds_to_its_times_and_sets_its_threads() -> None:
     assert rounds == ["threads set"] * 3
 
 
+def test_a_warm_up_asks_the_network_and_counts_nothing() -> None:
+    backend = FakeBackend()
+    row = TrackerRow(StampedBackend(backend), unthreaded)
+    row.warm_up(clip_of())
+    assert backend.searches == WARM_UP_FRAMES + 1 and not row.ms
+
+
 def test_opencv_trackers_get_frames_that_cost_nothing_to_turn() -> None:
     frame = np.arange(5 * 7 * 3, dtype=np.uint8).reshape(5, 7, 3)
     view = as_bgr_view(frame)
@@ -197,6 +206,15 @@ def test_a_batch_is_searched_at_once() -> None:
     row.round(clip_of())
     assert asked == [(5, 64, 64, 3)] * 12
     assert len(row.ms["network"]) == 12 - WARM_UP_FRAMES
+
+
+def test_rounds_alternate_between_rows_there_and_back() -> None:
+    said: list[str] = []
+    turns = [partial(said.append, letter) for letter in "abc"]
+    done: list[tuple[int, int]] = []
+    take_turns(turns, 3, lambda *progress: done.append(progress))
+    assert "".join(said) == "abccbaabc"
+    assert done == [(place, 9) for place in range(9)]
 
 
 # --- the figures, by hand

@@ -101,6 +101,9 @@ class Plan:
     batches: dict[tuple[RowName, int], Row]
     left_out: list[str]  # a sentence each
 
+    def rows(self) -> list[Row]:
+        return [*self.trackers.values(), *self.batches.values()]
+
 
 def make_plan(config: BenchConfig, clip: Clip, scratch: Path) -> Plan:
     """Opens everything; graphs of random weights are written to ``scratch``.

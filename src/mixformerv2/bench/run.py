@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import gc
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
+from typing import Any
 
-from mixformerv2.bench.clip import load_clip
+from mixformerv2.bench.clip import Clip, load_clip
 from mixformerv2.bench.machine import describe_machine
 from mixformerv2.bench.operators import operators
 from mixformerv2.bench.plan import BenchConfig, Plan, make_plan, thread_setter
@@ -36,32 +38,18 @@ def run(config: BenchConfig, progress: Callable[[int, int], None] | None = None)
         plan = make_plan(config, clip, Path(scratch))
         machine = describe_machine(config.device, {name.backend for name in plan.trackers})
         models = {name: ModelFigures.of(model) for name, model in plan.models.items()}
-        roofline = _roofline(plan, models, config.device)
-        clip_row = ClipRow(thread_setter(usable_cores()))
-        turns: list[Callable[[], None]] = [
-            roofline.round,
-            *(
-                (lambda row=row: row.round(clip))
-                for row in (clip_row, *plan.trackers.values(), *plan.batches.values())
-            ),
-        ]
-        for done in range(total := config.rounds * len(turns)):
-            if progress is not None:
-                progress(done, total)
-            number, turn = divmod(done, len(turns))
-            if turn == 0:
-                gc.collect()
-            turns[(turn + number) % len(turns)]()  # nobody always follows the same one
+        roofline, clip_row = _roofline(plan, models, config.device), ClipRow(thread_setter(usable_cores()))
+        for row in plan.rows():
+            row.warm_up(clip)
+        turns = [partial(row.round, clip) for row in (clip_row, *plan.rows())]
+        take_turns([roofline.round, *turns], config.rounds, progress)
         counted = [
             NetworkOperators(name, operators(name, backend, plan.models[name.model].weights))
             for name, backend in (plan.backends.items() if config.operators else ())
         ]
-    width, height = clip.size
-    stages = {stage: spread(values)._asdict() for stage, values in clip_row.ms.items()}
-    about = {"name": clip.path.name, "width": width, "height": height, "frames": len(clip.frames)}
     return Report(
         machine,
-        about | {"rounds": config.rounds, "stages_ms": stages},
+        _describe_clip(clip, config.rounds, clip_row),
         models,
         figures_of_rows(plan, models, roofline),
         figures_of_batches(plan, models, roofline),
@@ -70,6 +58,25 @@ def run(config: BenchConfig, progress: Callable[[int, int], None] | None = None)
         plan.left_out,
         counted,
     )
+
+
+def take_turns(
+    turns: Sequence[Callable[[], None]], rounds: int, progress: Callable[[int, int], None] | None
+) -> None:
+    for number in range(rounds):
+        gc.collect()
+        # There and back: nobody always follows the same one.
+        for place, turn in enumerate(turns if number % 2 == 0 else reversed(turns)):
+            if progress is not None:
+                progress(number * len(turns) + place, rounds * len(turns))
+            turn()
+
+
+def _describe_clip(clip: Clip, rounds: int, row: ClipRow) -> dict[str, Any]:
+    width, height = clip.size
+    stages = {stage: spread(values)._asdict() for stage, values in row.ms.items()}
+    about = {"name": clip.path.name, "width": width, "height": height, "frames": len(clip.frames)}
+    return about | {"rounds": rounds, "stages_ms": stages}
 
 
 def _roofline(plan: Plan, models: dict[str, ModelFigures], device: str) -> Roofline:

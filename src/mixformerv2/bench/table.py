@@ -34,14 +34,13 @@ def machine_lines(report: Report) -> list[str]:
     """The machine and what was measured, in a few lines."""
     machine, clip = report.machine, report.clip
     features = f", {' '.join(machine['features'])}" if machine["features"] else ""
-    cores = "1 core" if machine["cores"] == 1 else f"{machine['cores']} cores"
     versions = ", ".join(f"{name} {version}" for name, version in machine["versions"].items())
     stages = ", ".join(f"{stage} {values['median']:.2f} ms" for stage, values in clip["stages_ms"].items())
     gpu = [machine["gpu"]] if machine["gpu"] else []
     measured = f"{clip['frames']} frames in each of {clip['rounds']} rounds"
     return [
         *gpu,
-        f"{machine['processor']}, {cores}{features}",
+        f"{machine['processor']}, {count(machine['cores'], 'core')}{features}",
         f"{machine['system']}; {versions}",
         f"{clip['name']}, {clip['width']} x {clip['height']}: {measured}; {stages}",
     ]
@@ -161,8 +160,7 @@ def _batches_table(report: Report) -> Table:
 def _operators_table(network: NetworkOperators) -> Table:
     name, found = network
     total = sum(operator.ms for operator in found)
-    threads = "1 thread" if name.threads == 1 else f"{name.threads} threads"
-    title = f"Operators of {name.model} on {name.backend} {name.precision}, {threads}"
+    title = f"Operators of {name.model} on {name.backend} {name.precision}, {count(name.threads, 'thread')}"
     shown = _table(title, ("operator", "calls", "ms a frame", "share"))
     for operator in found[:_MOST_OPERATORS]:
         times = _three_digits(operator.ms), _percent(operator.ms / total)
@@ -185,6 +183,10 @@ def _table(title: str, columns: tuple[str, ...], caption: str | None = None) -> 
 
 def _name(name: RowName) -> tuple[str, str, str, str]:
     return name.model, name.backend, name.precision, str(name.threads)
+
+
+def count(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def _three_digits(value: float) -> str:

@@ -57,7 +57,7 @@ def bench(
     from mixformerv2.bench.card import check_card, write_card
     from mixformerv2.bench.plan import BenchConfig
     from mixformerv2.bench.run import run
-    from mixformerv2.bench.table import WIDTH, machine_lines, tables
+    from mixformerv2.bench.table import WIDTH, count, machine_lines, tables
 
     config = BenchConfig(
         models=tuple(model or ()),
@@ -89,7 +89,7 @@ def bench(
     load = report.machine["load_before"]
     if load is not None and load > _BUSY * report.machine["cores"]:
         warn(
-            f"the load average was {load} on {report.machine['cores']} cores when this began: "
+            f"the load average was {load} on {count(report.machine['cores'], 'core')} when this began: "
             "other programs make figures slower than they could be"
         )
     if json_file is not None:
