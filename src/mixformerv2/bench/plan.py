@@ -36,7 +36,7 @@ from mixformerv2.runtime.backend import (
 
 PEERS = ("nano", "vit")
 _NEEDED = {
-    "random weights": ("torch", "safetensors", "onnx", "onnxscript"),
+    "a preset with random weights": ("torch", "safetensors", "onnx", "onnxscript"),
     "the reference path": ("torch", "safetensors"),
 }
 
@@ -156,7 +156,7 @@ def _threads(config: BenchConfig) -> tuple[int, ...]:
 def _find_model(text: str, scratch: Path) -> Model:
     """A model with weights, or a preset with random ones."""
     if text in PRESETS and text not in shipped_models():
-        _need("random weights")
+        _need("a preset with random weights")
         from mixformerv2.bench.torch import export_random
 
         export_random(text, scratch / text)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -32,16 +32,18 @@ class RowFigures:
     """What a row came to."""
 
     name: RowName
-    stages_ms: dict[
-        str, Spread
-    ]  # update; of our own also crop, network, post, templates (each time they are encoded)
-    templates_per_frame_ms: (
-        float  # templates, shared out over the interval at the end of which they may change
-    )
-    frame_ms: float  # a frame on average: the median update without templates, and the line above
-    times_reference: float | None  # how many times as fast as the reference path of the same model
-    limit: Limit | None  # of the network on this machine
-    share_of_limit: float | None  # limit over the network's median
+    stages_ms: dict[str, Spread]
+    """``update``; of our own also ``crop``, ``network``, ``post``, and ``templates`` for each time they are encoded"""
+    templates_per_frame_ms: float
+    """shared out over the interval at the end of which they may change"""
+    frame_ms: float
+    """the median update without templates, and their share"""
+    times_reference: float | None
+    """how many times as fast as the reference path of the same model"""
+    limit: Limit | None
+    """of the network on this machine"""
+    share_of_limit: float | None
+    """the limit over the network's median"""
 
     @property
     def frames_per_second(self) -> float:
@@ -98,7 +100,7 @@ class Report:
     peaks: list[dict[str, Any]]  # runtime, precision, threads, gflops_per_second
     reads: list[dict[str, Any]]  # bytes, threads, gigabytes_per_second
     left_out: list[str]
-    operators: list[NetworkOperators] = field(default_factory=list)
+    operators: list[NetworkOperators]
 
     def as_dict(self) -> dict[str, Any]:
         """Plain dicts, lists, text and numbers."""
