@@ -37,7 +37,7 @@ ALLOWED: dict[str, set[str]] = {
     "train": {"geometry", "config", "model", "distill", "data", "runtime", "tracker", "evaluate"},
     "bench": {
         *("geometry", "config", "results", "video", "overlay"),
-        *("model", "runtime", "tracker", "evaluate"),
+        *("model", "runtime", "tracker", "multitracker", "evaluate"),
     },
     "web": {
         "geometry",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,7 @@ from mixformerv2.bench.stages import (
     Row,
     RowName,
     StampedBackend,
+    TargetsRow,
     TrackerRow,
     answer_that_stays,
     wall_clock,
@@ -80,8 +82,11 @@ class FakeBackend:
         self.encodings += 1
         return "cache"
 
+    def stack(self, caches: Sequence[str]) -> list[str]:
+        return [*caches]
+
     def search(self, crop: np.ndarray, cache: Any) -> Located:
-        assert cache == "cache"
+        assert cache == "cache" or cache == ["cache"] * len(crop)
         self.searches += 1
         return Located(
             np.tile(np.float32([0.4, 0.4, 0.6, 0.6]), (len(crop), 1)), np.ones(len(crop), np.float32)
@@ -185,6 +190,19 @@ def test_opencv_trackers_get_frames_that_cost_nothing_to_turn() -> None:
     assert {stage: len(times) for stage, times in row.ms.items()} == {"update": 11 - WARM_UP_FRAMES}
 
 
+def test_many_targets_are_followed_together_and_apart() -> None:
+    clip, backend = clip_of(), FakeBackend()
+    stamped = StampedBackend(backend, answer_that_stays(clip, tiny.CONFIG.tracker.search_factor))
+    row = TargetsRow(stamped, 3, unthreaded)
+    row.round(clip)
+    counted = 11 - WARM_UP_FRAMES
+    assert {stage: len(times) for stage, times in row.ms.items()} == dict.fromkeys(
+        ("together", "apart"), counted
+    )
+    assert backend.searches == 11 * (1 + 3)
+    assert backend.encodings == 6 * 4  # each of six targets at the start and after three intervals
+
+
 def test_decoding_and_drawing_are_measured_on_every_frame(video: Path) -> None:
     clip = load_clip(video, tiny.square_box(0), 10)
     row = ClipRow(unthreaded)
@@ -255,7 +273,7 @@ def given_plan() -> tuple[Plan, dict[str, ModelFigures], Roofline]:
         roofline.bytes_per_second[Read(work.bytes(name.precision, 8), 2)] = 2000.0 * work.bytes(
             name.precision, 8
         )
-    return Plan({"mini": model}, trackers, {}, batches, []), {"mini": figures}, roofline
+    return Plan({"mini": model}, trackers, {}, batches, {}, []), {"mini": figures}, roofline
 
 
 def test_a_frame_costs_the_median_without_templates_and_their_share() -> None:
@@ -349,6 +367,7 @@ def report(folder: Path, video: Path) -> Report:
         models=(str(folder),),
         threads=(1,),
         batches=(2,),
+        targets=3,
         clip=video,
         box=tiny.square_box(0),
         frames=8,
@@ -367,6 +386,9 @@ def test_all_that_is_installed_is_measured(report: Report) -> None:
         assert row.share_of_limit is not None and row.share_of_limit > 0
     assert {(batch.name, batch.batch) for batch in report.batches} == {(row.name, 2) for row in report.rows}
     assert report.rows[0].name.backend == "reference"
+    assert [row.name for row in report.targets] == [row.name for row in report.rows[1:]]
+    for together in report.targets:
+        assert together.times_apart == together.apart_ms.median / together.together_ms.median
 
 
 def test_every_runtime_says_where_the_time_goes(report: Report) -> None:
@@ -453,6 +475,7 @@ def test_without_torch_there_is_no_reference_path_and_no_random_weights(
         (("--backend", "onnxruntime:bf16"), "the onnxruntime backend runs in f32"),
         (("--threads", 0), "threads must be at least 1, got 0"),
         (("--batch", 0), "batches must be at least 1, got 0"),
+        (("--targets", 1), "targets must be at least 2, got 1"),
         (("--rounds", 0), "rounds must be at least 1, got 0"),
         (("--frames", 2), "frames must be at least 8, got 2"),
         (("--peers", "nowhere"), "peers must be a folder with OpenCV's models, got nowhere"),

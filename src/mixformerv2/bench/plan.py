@@ -10,11 +10,13 @@ from typing import Any, NamedTuple
 
 from mixformerv2.bench.clip import Clip
 from mixformerv2.bench.stages import (
+    REFERENCE,
     BatchRow,
     PeerRow,
     Row,
     RowName,
     StampedBackend,
+    TargetsRow,
     TrackerRow,
     answer_that_stays,
     use_opencv_threads,
@@ -53,6 +55,7 @@ class BenchConfig:
     device: str = "cpu"
     peers: Path | None = None  # folder with the models of OpenCV's NanoTrack and VitTrack
     batches: tuple[int, ...] = ()  # crops at once, the network alone; empty: none on a CPU, 1 and 64 on a GPU
+    targets: int | None = None  # also so many at once, by one MultiTracker and by as many trackers
     clip: Path | None = None  # a video; the shipped one without
     box: tuple[float, ...] | None = None  # x, y, w, h of the target in its first frame
     frames: int = 40  # of the clip, in each round
@@ -66,6 +69,8 @@ class BenchConfig:
             for value in getattr(self, name):
                 if value < 1:
                     raise ValueError(f"{name} must be at least 1, got {value}")
+        if self.targets is not None and self.targets < 2:
+            raise ValueError(f"targets must be at least 2, got {self.targets}")
         for text in self.backends:
             parse_backend(text)
 
@@ -99,10 +104,11 @@ class Plan:
     trackers: dict[RowName, Row]
     backends: dict[RowName, Backend]  # of the trackers that are ours
     batches: dict[tuple[RowName, int], Row]
+    targets: dict[RowName, TargetsRow]
     left_out: list[str]  # a sentence each
 
     def rows(self) -> list[Row]:
-        return [*self.trackers.values(), *self.batches.values()]
+        return [*self.trackers.values(), *self.batches.values(), *self.targets.values()]
 
 
 def make_plan(config: BenchConfig, clip: Clip, scratch: Path) -> Plan:
@@ -112,7 +118,7 @@ def make_plan(config: BenchConfig, clip: Clip, scratch: Path) -> Plan:
     """
     if config.device != "cpu":
         _check_gpu(config.device)
-    plan, peers = Plan({}, {}, {}, {}, []), _peers(config)
+    plan, peers = Plan({}, {}, {}, {}, {}, []), _peers(config)
     for text in dict.fromkeys(config.models or shipped_models()):
         model = _find_model(text, scratch)
         if model.name in plan.models:
@@ -130,9 +136,12 @@ def _add_model(plan: Plan, model: Model, threads: int, config: BenchConfig, clip
     for backend in _backends(model, config, threads, plan.left_out):
         name = RowName(model.name, backend.name, backend.precision, config.device, threads)
         plan.backends[name] = backend
-        plan.trackers[name] = TrackerRow(StampedBackend(backend, answer), use_threads)
+        stamped = StampedBackend(backend, answer)
+        plan.trackers[name] = TrackerRow(stamped, use_threads)
         for batch in config.batches or ((1, 64) if config.device != "cpu" else ()):
             plan.batches[name, batch] = BatchRow(backend, batch, _clock(config.device), use_threads)
+        if config.targets is not None and backend.name != REFERENCE:
+            plan.targets[name] = TargetsRow(stamped, config.targets, use_threads)
 
 
 def _peers(config: BenchConfig) -> dict[RowName, Row]:

@@ -7,6 +7,7 @@ being faster than this path is no less than being faster than that code.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -79,6 +80,9 @@ class ReferenceBackend:
         self, template: UInt8[np.ndarray, "b side side 3"], online: UInt8[np.ndarray, "b online side side 3"]
     ) -> Templates:
         return Templates(self._tensor(template), self._tensor(online))
+
+    def stack(self, caches: Sequence[Templates]) -> Templates:
+        return Templates(*map(torch.cat, zip(*caches, strict=True)))
 
     @torch.inference_mode()
     def search(self, crop: UInt8[np.ndarray, "b side side 3"], cache: Templates) -> Located:

@@ -12,10 +12,8 @@ import numpy as np
 from mixformerv2.bench.operators import Operator
 from mixformerv2.bench.plan import Model, Plan
 from mixformerv2.bench.roofline import Limit, Roofline
-from mixformerv2.bench.stages import Row, RowName
+from mixformerv2.bench.stages import REFERENCE, Row, RowName
 from mixformerv2.bench.workload import BYTES, Workload, cached_search, encode_templates, joint_pass
-
-REFERENCE = "reference"
 
 
 class Spread(NamedTuple):
@@ -63,6 +61,17 @@ class BatchFigures:
 
 
 @dataclass(frozen=True)
+class TargetsFigures:
+    """Many targets in one video, ms a frame."""
+
+    name: RowName
+    targets: int
+    together_ms: Spread  # in one MultiTracker
+    apart_ms: Spread  # in a tracker each
+    times_apart: float  # how many times as fast together
+
+
+@dataclass(frozen=True)
 class ModelFigures:
     """What a model has to compute for a frame."""
 
@@ -97,6 +106,7 @@ class Report:
     models: dict[str, ModelFigures]
     rows: list[RowFigures]
     batches: list[BatchFigures]
+    targets: list[TargetsFigures]
     peaks: list[dict[str, Any]]  # runtime, precision, threads, gflops_per_second
     reads: list[dict[str, Any]]  # bytes, threads, gigabytes_per_second
     left_out: list[str]
@@ -172,6 +182,14 @@ def figures_of_batches(plan: Plan, models: dict[str, ModelFigures], roofline: Ro
             share = limit.ms / network.median if limit else None
         per_second = 1000 * batch / network.median
         figures.append(BatchFigures(name, batch, network, per_second, _ratio(of_batch, name), share))
+    return figures
+
+
+def figures_of_targets(plan: Plan) -> list[TargetsFigures]:
+    figures = []
+    for name, row in plan.targets.items():
+        together, apart = spread(row.ms["together"]), spread(row.ms["apart"])
+        figures.append(TargetsFigures(name, row.targets, together, apart, apart.median / together.median))
     return figures
 
 

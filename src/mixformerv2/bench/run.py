@@ -19,6 +19,7 @@ from mixformerv2.bench.report import (
     Report,
     figures_of_batches,
     figures_of_rows,
+    figures_of_targets,
     spread,
     workload_of,
 )
@@ -53,6 +54,7 @@ def run(config: BenchConfig, progress: Callable[[int, int], None] | None = None)
         models,
         figures_of_rows(plan, models, roofline),
         figures_of_batches(plan, models, roofline),
+        figures_of_targets(plan),
         [p._asdict() | {"gflops_per_second": r / 1e9} for p, r in roofline.flops_per_second.items()],
         [r._asdict() | {"gigabytes_per_second": rate / 1e9} for r, rate in roofline.bytes_per_second.items()],
         plan.left_out,

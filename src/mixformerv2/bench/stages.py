@@ -10,7 +10,7 @@ import math
 import time
 from abc import ABC, abstractmethod
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -20,12 +20,14 @@ from jaxtyping import UInt8
 
 from mixformerv2.bench.clip import Clip, as_bgr_view
 from mixformerv2.evaluate.run import AnyTracker
+from mixformerv2.multitracker import MultiTracker
 from mixformerv2.overlay import draw
 from mixformerv2.results import Result
 from mixformerv2.runtime.backend import Backend, Located
 from mixformerv2.tracker import Tracker
 from mixformerv2.video import open_source
 
+REFERENCE = "reference"  # the backend that is the released code's path
 WARM_UP = 3  # updates at the start of every round that do not count
 
 
@@ -91,11 +93,16 @@ class StampedBackend:
         self.calls.append(Call("templates", began, time.perf_counter()))
         return cache
 
+    def stack(self, caches: Sequence[Any]) -> Any:
+        return self._backend.stack(caches)
+
     def search(self, crop: UInt8[np.ndarray, "b side side 3"], cache: Any) -> Located:
         began = time.perf_counter()
         located = self._backend.search(crop, cache)
         self.calls.append(Call("network", began, time.perf_counter()))
-        return located if self._answer is None else self._answer
+        if self._answer is None:
+            return located
+        return Located(*(part.repeat(len(crop), axis=0) for part in self._answer))
 
 
 def answer_that_stays(clip: Clip, search_factor: float) -> Located:
@@ -136,6 +143,31 @@ class TrackerRow(Row):
         for call in calls:
             if call.stage == "templates":
                 self._note(*call)
+
+
+class TargetsRow(Row):
+    """One target followed many times over: ``together`` by a MultiTracker, ``apart`` by as many trackers."""
+
+    def __init__(self, backend: StampedBackend, targets: int, use_threads: Callable[[], None]) -> None:
+        super().__init__(use_threads)
+        self._backend, self.targets = backend, targets
+
+    def _round(self, clip: Clip) -> None:
+        together = MultiTracker(backend=self._backend)
+        apart = [Tracker(backend=self._backend) for _ in range(self.targets)]
+        for tracker in apart:
+            tracker.init(clip.frames[0], clip.box)
+            together.add(clip.frames[0], clip.box)
+        for index, frame in enumerate(clip.frames[1:]):
+            began = time.perf_counter()
+            together.update(frame)
+            between = time.perf_counter()
+            for tracker in apart:
+                tracker.update(frame)
+            if index >= WARM_UP:
+                self._note("together", began, between)
+                self._note("apart", between, time.perf_counter())
+        self._backend.calls.clear()
 
 
 class PeerRow(Row):

@@ -8,8 +8,8 @@ from typing import Any
 from rich import box
 from rich.table import Table
 
-from mixformerv2.bench.report import REFERENCE, NetworkOperators, Report, RowFigures, workload_of
-from mixformerv2.bench.stages import RowName
+from mixformerv2.bench.report import NetworkOperators, Report, RowFigures, workload_of
+from mixformerv2.bench.stages import REFERENCE, RowName
 
 WIDTH = 100
 _NAMES = ("model", "backend", "precision", "threads")
@@ -26,6 +26,8 @@ def tables(report: Report) -> Iterator[Table]:
         yield _peaks_table(report)
     if report.batches:
         yield _batches_table(report)
+    if report.targets:
+        yield _targets_table(report)
     for network in report.operators:
         yield _operators_table(network)
 
@@ -154,6 +156,20 @@ def _batches_table(report: Report) -> Table:
         figures = map(_three_digits, (*row.network_ms[:3], row.crops_per_second))
         ratios = _ratio(row.times_reference), _percent(row.share_of_limit)
         shown.add_row(*_name(row.name), str(row.batch), *figures, *ratios)
+    return shown
+
+
+def _targets_table(report: Report) -> Table:
+    columns = (*_NAMES, "targets", "together ms", "apart ms", "x apart", "targets/s")
+    shown = _table(
+        "Many targets, a frame of all", columns, "together: one MultiTracker; apart: a tracker each."
+    )
+    for row in report.targets:
+        together, apart = row.together_ms.median, row.apart_ms.median
+        times = _three_digits(together), _three_digits(apart), _ratio(row.times_apart)
+        shown.add_row(
+            *_name(row.name), str(row.targets), *times, _three_digits(1000 * row.targets / together)
+        )
     return shown
 
 

@@ -40,6 +40,9 @@ def bench(
         list[int] | None,
         typer.Option(help="Also the network alone on so many crops at once; may be repeated."),
     ] = None,
+    targets: Annotated[
+        int | None, typer.Option(help="Also so many targets at once, in one MultiTracker and apart.")
+    ] = None,
     clip: Annotated[Path | None, typer.Option(help="A video of your own.")] = None,
     box: Annotated[str | None, typer.Option(help="x,y,w,h of the target in its first frame.")] = None,
     frames: Annotated[int, typer.Option(help="Of the clip, in each round.")] = 40,
@@ -66,6 +69,7 @@ def bench(
         device=device,
         peers=peers,
         batches=tuple(batch or ()),
+        targets=targets,
         clip=clip,
         box=None if box is None else tuple(parse_box(box)),
         frames=frames,
