@@ -291,7 +291,7 @@ def test_batch_and_templates_are_free_in_the_graphs_and_crops_are_bytes(folder: 
             for name, kind in types.items()
         }
 
-    cache = (onnx.TensorProto.FLOAT, ["b", 2, "template_tokens", 16])
+    cache = (onnx.TensorProto.FLOAT, ["b", "template_tokens", 32])
     crop = (onnx.TensorProto.UINT8, ["b", 64, 64, 3])
     assert inputs_of(ENCODE_GRAPH) == {
         "template": (onnx.TensorProto.UINT8, ["b", 32, 32, 3]),

@@ -49,10 +49,10 @@ def _joint_block(
     block: Block, tokens: Float[Tensor, "b tokens dim"], num_template: int
 ) -> Float[Tensor, "b tokens dim"]:
     queries, seen = block.attn.project(block.norm1(tokens))
-    templates = KeyValue(*(part[:, :, :num_template] for part in seen))
+    templates = KeyValue(*(part[:, :num_template] for part in seen))
     attended = [
-        block.attn.attend(queries[:, :, :num_template], templates),
-        block.attn.attend(queries[:, :, num_template:], seen),
+        block.attn.attend(queries[:, :num_template], templates),
+        block.attn.attend(queries[:, num_template:], seen),
     ]
     tokens = tokens + torch.cat(attended, dim=1)
     return tokens + block.mlp(block.norm2(tokens))

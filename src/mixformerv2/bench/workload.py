@@ -38,8 +38,12 @@ def cached_search(config: ModelConfig, templates: int = 2) -> Workload:
     own, constant, cached = _counts(config, templates)
     flops = _patches(config, own) + _box_head(config).flops + _score_head(config).flops
     for block in range(config.depth):
-        last = constant and block == config.depth - 1 and block > 0
-        queries = constant if last else own + constant
+        if constant and block == config.depth - 1 and block > 0:
+            # Its few queries are turned to the tokens, head by head, and not the tokens to keys and values.
+            flops += _block(config, constant, cached + config.heads * (own + constant))
+            flops += 2 * constant * config.dim  # the keys' bias
+            continue
+        queries = own + constant
         projected = own if block == 0 else own + constant  # keys and values of every token
         queries_projected = queries - constant if block == 0 else queries
         flops += 2 * config.dim**2 * (2 * projected + queries_projected)

@@ -11,10 +11,13 @@ from torch import Tensor, nn
 
 
 class KeyValue(NamedTuple):
-    """What a block keeps of the template tokens: everything that later queries need of them."""
+    """What a block keeps of the template tokens: everything that later queries need of them.
 
-    keys: Float[Tensor, "b heads tokens head_dim"]
-    values: Float[Tensor, "b heads tokens head_dim"]
+    Token by token, not head by head: so it is joined to a frame's own keys without moving either.
+    """
+
+    keys: Float[Tensor, "b tokens dim"]
+    values: Float[Tensor, "b tokens dim"]
 
 
 class MixedAttention(nn.Module):
@@ -28,32 +31,68 @@ class MixedAttention(nn.Module):
 
     def project(
         self, tokens: Float[Tensor, "b tokens dim"]
-    ) -> tuple[Float[Tensor, "b heads tokens head_dim"], KeyValue]:
+    ) -> tuple[Float[Tensor, "b tokens dim"], KeyValue]:
         """Queries, keys and values of every token."""
-        queries, keys, values = (self._split(part) for part in self.qkv(tokens).chunk(3, dim=-1))
+        queries, keys, values = self.qkv(tokens).chunk(3, dim=-1)
         return queries, KeyValue(keys, values)
 
     def project_keys_values(self, tokens: Float[Tensor, "b tokens dim"]) -> KeyValue:
         """Keys and values alone."""
         dim = tokens.shape[-1]
-        keys_values = F.linear(tokens, self.qkv.weight[dim:], self.qkv.bias[dim:])
-        return KeyValue(*(self._split(part) for part in keys_values.chunk(2, dim=-1)))
+        return KeyValue(*F.linear(tokens, self.qkv.weight[dim:], self.qkv.bias[dim:]).chunk(2, dim=-1))
 
-    def project_queries(
-        self, tokens: Float[Tensor, "b tokens dim"]
-    ) -> Float[Tensor, "b heads tokens head_dim"]:
+    def project_queries(self, tokens: Float[Tensor, "b tokens dim"]) -> Float[Tensor, "b tokens dim"]:
         """Queries alone."""
         dim = tokens.shape[-1]
-        return self._split(F.linear(tokens, self.qkv.weight[:dim], self.qkv.bias[:dim]))
+        return F.linear(tokens, self.qkv.weight[:dim], self.qkv.bias[:dim])
 
     def attend(
-        self, queries: Float[Tensor, "b heads queries head_dim"], seen: KeyValue
+        self, queries: Float[Tensor, "b queries dim"], seen: KeyValue
     ) -> Float[Tensor, "b queries dim"]:
-        mixed = F.scaled_dot_product_attention(queries, seen.keys, seen.values)
+        split = [self.by_head(tokens) for tokens in (queries, *seen)]
+        return self._join(_attention(*split))
+
+    def attend_to_tokens(
+        self,
+        queries: Float[Tensor, "b queries dim"],
+        templates: KeyValue,
+        tokens: Float[Tensor, "b tokens dim"],
+    ) -> Float[Tensor, "b queries dim"]:
+        """What ``attend`` gives for few queries, without projecting the tokens that they see.
+
+        q . (W x) is (q W) . x, and the mean of W x is W times the mean of x: with four queries, turning them to
+        the tokens is a tenth of the work of turning every token to them.
+        """
+        q = self.by_head(queries) * (queries.shape[-1] // self.heads) ** -0.5
+        _, key_weight, value_weight = self.qkv.weight.unflatten(0, (3, self.heads, -1))
+        _, key_bias, value_bias = self.qkv.bias.unflatten(0, (3, self.heads, -1, 1))
+        keys, values = (self.by_head(part) for part in templates)
+        turned = torch.einsum("bhqd,hdc->bhqc", q, key_weight)
+        own = turned.flatten(1, 2) @ tokens.mT
+        own = own.unflatten(1, (self.heads, -1)) + q @ key_bias
+        shares = torch.cat([q @ keys.mT, own], dim=-1).softmax(dim=-1)
+        of_templates, of_own = shares.split([keys.shape[2], tokens.shape[1]], dim=-1)
+        seen = (of_own.flatten(1, 2) @ tokens).unflatten(1, (self.heads, -1))
+        mixed = torch.einsum("bhqc,hdc->bhqd", seen, value_weight)
+        mixed = mixed + of_own.sum(-1, keepdim=True) * value_bias.mT
+        return self._join(of_templates @ values + mixed)
+
+    def by_head(self, tokens: Float[Tensor, "b tokens dim"]) -> Float[Tensor, "b heads tokens head_dim"]:
+        return tokens.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+
+    def _join(self, mixed: Float[Tensor, "b heads queries head_dim"]) -> Float[Tensor, "b queries dim"]:
         return self.proj(mixed.transpose(1, 2).flatten(2))
 
-    def _split(self, tokens: Float[Tensor, "b tokens dim"]) -> Float[Tensor, "b heads tokens head_dim"]:
-        return tokens.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+
+def _attention(
+    queries: Float[Tensor, "b heads queries head_dim"],
+    keys: Float[Tensor, "b heads tokens head_dim"],
+    values: Float[Tensor, "b heads tokens head_dim"],
+) -> Float[Tensor, "b heads queries head_dim"]:
+    if torch.compiler.is_exporting():
+        # The plainest form, which every runtime fuses: torch's exporter scales both factors and turns keys twice.
+        return (queries * queries.shape[-1] ** -0.5 @ keys.mT).softmax(dim=-1) @ values
+    return F.scaled_dot_product_attention(queries, keys, values)
 
 
 class Mlp(nn.Module):
@@ -100,7 +139,7 @@ class Block(nn.Module):
     ) -> Float[Tensor, "b out_tokens dim"]:
         """Search and prediction tokens after this block; their queries see every token.
 
-        ``wanted``: only the last so many tokens are asked for; the others still give keys and values.
+        ``wanted``: only the last so many tokens are asked for; the others are still seen.
         ``constant``: further tokens behind ``tokens`` that are the same in every frame; projected apart, so that
         an exported graph folds their share of the first layer.
         """
@@ -112,19 +151,19 @@ class Block(nn.Module):
         else:
             normed = self.norm1(tokens)
             queries = self.attn.project_queries(normed[:, -wanted:])
-            own = self.attn.project_keys_values(normed)
-            tokens = tokens[:, -wanted:]
-        seen = KeyValue(*(torch.cat(pair, dim=2) for pair in zip(templates, own, strict=True)))
+            attended = self.attn.attend_to_tokens(queries, templates, normed)
+            return self._residual(tokens[:, -wanted:], attended)
+        seen = KeyValue(*(torch.cat(pair, dim=1) for pair in zip(templates, own, strict=True)))
         return self._residual(tokens, self.attn.attend(queries, seen))
 
     def _project_with_constant(
         self, tokens: Float[Tensor, "b tokens dim"], constant: Float[Tensor, "1 constant dim"]
-    ) -> tuple[Float[Tensor, "b heads all_tokens head_dim"], KeyValue]:
+    ) -> tuple[Float[Tensor, "b all_tokens dim"], KeyValue]:
         queries, own = self.attn.project(self.norm1(tokens))
         fixed_queries, fixed = self.attn.project(self.norm1(constant))
         b = tokens.shape[0]
         joined = [
-            torch.cat([varying, same.expand(b, -1, -1, -1)], dim=2)
+            torch.cat([varying, same.expand(b, -1, -1)], dim=1)
             for varying, same in zip((queries, *own), (fixed_queries, *fixed), strict=True)
         ]
         return joined[0], KeyValue(*joined[1:])

@@ -114,7 +114,7 @@ def _search_graph(network: Network) -> Any:
         (crop, cache),
         input_names=["crop", *names],
         output_names=["box_unit", "score"],
-        dynamic_shapes=({0: "b"}, [{0: "b", 2: "template_tokens"} for _ in names]),
+        dynamic_shapes=({0: "b"}, [{0: "b", 1: "template_tokens"} for _ in names]),
         **_OPTIONS,
     ).model_proto
 

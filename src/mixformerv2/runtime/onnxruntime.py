@@ -46,18 +46,18 @@ class OnnxRuntimeBackend:
 
     def encode_templates(
         self, template: UInt8[np.ndarray, "b side side 3"], online: UInt8[np.ndarray, "b online side side 3"]
-    ) -> dict[str, Float[np.ndarray, "b heads tokens head_dim"]]:
+    ) -> dict[str, Float[np.ndarray, "b tokens dim"]]:
         outputs = self._encoder.run(None, {"template": template, "online": online})
         return dict(zip(self._cache_names, outputs, strict=True))
 
     def stack(
-        self, caches: Sequence[dict[str, Float[np.ndarray, "_ heads tokens head_dim"]]]
-    ) -> dict[str, Float[np.ndarray, "b heads tokens head_dim"]]:
+        self, caches: Sequence[dict[str, Float[np.ndarray, "_ tokens dim"]]]
+    ) -> dict[str, Float[np.ndarray, "b tokens dim"]]:
         return {name: np.concatenate([cache[name] for cache in caches]) for name in self._cache_names}
 
     def search(
         self,
         crop: UInt8[np.ndarray, "b side side 3"],
-        cache: dict[str, Float[np.ndarray, "b heads tokens head_dim"]],
+        cache: dict[str, Float[np.ndarray, "b tokens dim"]],
     ) -> Located:
         return Located(*self._searcher.run(None, {"crop": crop} | cache))

@@ -157,8 +157,8 @@ class Objective(nn.Module):
         """
         block = self.network.backbone.blocks[-1]
         normed = block.norm1(answer.features[-2].detach())
-        queries = block.attn.project_queries(normed[:, -4:])
-        keys = block.attn.project_keys_values(normed[:, :-4]).keys
+        queries = block.attn.by_head(block.attn.project_queries(normed[:, -4:]))
+        keys = block.attn.by_head(block.attn.project_keys_values(normed[:, :-4]).keys)
         scores = (queries @ keys.transpose(-1, -2)).float() * queries.shape[-1] ** -0.5
         return scores.softmax(dim=-1).mean(dim=1)
 
