@@ -344,3 +344,26 @@ def test_a_huge_window_costs_no_memory_to_speak_of() -> None:
         tracemalloc.stop()
     assert crop.shape == (224, 224, 3)
     assert peak_bytes < 2_000_000
+
+
+@pytest.mark.parametrize("published_mapping", [False, True])
+@pytest.mark.parametrize(
+    "box_frame",
+    [
+        (40, 30, 70, 60),
+        (-20, -10, 30, 30),
+        (0, 0, 12.5, 12.5),
+        (500, 500, 530, 530),
+        (-3000, -3000, 3000, 3000),
+    ],
+    ids=["inside", "across the border", "as large as the crop", "outside", "huge"],
+)
+def test_a_crop_cut_into_a_used_buffer_is_the_same_crop(
+    box_frame: tuple[float, ...], published_mapping: bool
+) -> None:
+    frame = np.random.default_rng(0).integers(0, 256, (90, 120, 3), dtype=np.uint8)
+    window = CropWindow.around(np.array(box_frame, np.float64), 4.0, 50, published_mapping)
+    buffer = np.full((50, 50, 3), 77, np.uint8)
+    crop = window.cut(frame, out=buffer)
+    assert np.shares_memory(crop, buffer)
+    np.testing.assert_array_equal(buffer, window.cut(frame))

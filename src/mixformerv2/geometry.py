@@ -121,28 +121,30 @@ class CropWindow:
             return cls(left, top, side, out_px, exact, rim=1)
         return cls(left, top, side, out_px, (float(left), float(top)))
 
-    def cut(self, frame: Frame) -> Crop:
-        """The crop, (out_px, out_px, 3) uint8; what lies outside the frame is black."""
+    def cut(self, frame: Frame, out: Crop | None = None) -> Crop:
+        """The crop, (out_px, out_px, 3) uint8; what lies outside the frame is black.
+
+        Written into ``out`` where that is given, so that a loop over frames allocates nothing.
+        """
         height, width = frame.shape[:2]
         x1, y1 = max(self.left, 0), max(self.top, 0)
         x2, y2 = min(self.left + self.side, width - self.rim), min(self.top + self.side, height - self.rim)
         inside = frame[y1 : max(y2, y1), x1 : max(x2, x1)]
         if self.side > _HUGE_PX and inside.size:
-            return self._sample(inside, x1, y1)
+            return self._sample(inside, x1, y1, out)
         if inside.shape[:2] != (self.side, self.side):
             canvas = np.zeros((self.side, self.side, 3), np.uint8)
             canvas[y1 - self.top :, x1 - self.left :][: inside.shape[0], : inside.shape[1]] = inside
             inside = canvas
-        return cv2.resize(inside, (self.out_px, self.out_px), interpolation=cv2.INTER_LINEAR)
+        return cv2.resize(inside, (self.out_px, self.out_px), dst=out, interpolation=cv2.INTER_LINEAR)
 
-    def _sample(self, inside: Frame, x1: int, y1: int) -> Crop:
+    def _sample(self, inside: Frame, x1: int, y1: int, out: Crop | None) -> Crop:
         """What ``cut`` gives, but for a grey level or two, without a canvas of side x side pixels."""
         scale = self.side / self.out_px
         centre = 0.5 * scale - 0.5  # of the crop's first pixel, from the window's first pixel
         to_inside = np.array([[scale, 0, centre + self.left - x1], [0, scale, centre + self.top - y1]])
-        return cv2.warpAffine(
-            inside, to_inside, (self.out_px, self.out_px), flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
-        )
+        flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+        return cv2.warpAffine(inside, to_inside, (self.out_px, self.out_px), dst=out, flags=flags)
 
     def to_frame(self, box_unit: BoxesLike) -> Boxes:
         """Boxes in [0, 1] of the crop as boxes in frame pixels."""

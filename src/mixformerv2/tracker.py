@@ -25,8 +25,9 @@ class Tracker:
 
     ``model`` is a shipped name, a folder made by ``mixformerv2 export`` or a ``.safetensors`` checkpoint. ``backend``
     is ``auto``, ``openvino``, ``onnxruntime`` or ``torch``, or a backend that another tracker has loaded
-    (``tracker.backend``), which costs nothing to share. ``precision`` is ``auto``, ``f32`` or ``bf16``. ``channels``
-    is ``rgb``, or ``bgr`` for frames from OpenCV. ``config`` replaces the online rules that the model came with.
+    (``tracker.backend``), which costs nothing to share. ``precision`` is ``auto``, ``f32``, ``bf16``, ``f16`` or
+    ``int8``, as far as the backend has it here. ``channels`` is ``rgb``, or ``bgr`` for frames from OpenCV. ``config``
+    replaces the online rules that the model came with.
 
     ``init`` may be called again for the next video or another object.
     Raises ValueError or an OSError with one sentence where the model or an option is wrong.
@@ -48,6 +49,8 @@ class Tracker:
         self.config = config or backend.config.tracker
         self._channels = channels
         self.target: Target | None = None
+        search_px = backend.config.model.search_px
+        self._crop = np.empty((search_px, search_px, 3), np.uint8)  # every frame's search crop in turn
 
     def init(self, frame: Any, box: Any) -> None:
         """Starts on the object in ``box``, ``(x, y, w, h)`` in pixels of ``frame``.
@@ -86,7 +89,7 @@ class Tracker:
     ) -> tuple[geometry.Box, float]:
         """The network's box in the frame and its score, in a search window around a box."""
         window = target.window(around_frame)
-        located = self.backend.search(window.cut(rgb)[None], target.cache)
+        located = self.backend.search(window.cut(rgb, out=self._crop)[None], target.cache)
         return window.to_frame(located.box_unit[0]), float(located.score[0])
 
 
