@@ -8,6 +8,8 @@ import pytest
 
 # Small networks gain nothing from threads, and on a busy machine wait for one another.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# Compiled graphs are kept where a test asks for it.
+os.environ["MIXFORMERV2_CACHE"] = "off"
 
 
 @pytest.fixture

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import onnx
+import onnxruntime as ort
 import openvino as ov
 import pytest
 import torch
@@ -359,17 +360,21 @@ def test_a_checkpoint_and_its_export_answer_alike_but_for_half_precision(folder:
             dict(backend="tensorrt"),
             "no backend is called 'tensorrt': choose one of auto, openvino, onnxruntime, torch",
         ),
-        (dict(precision="int3"), "no precision is called 'int3': choose one of auto, f32, bf16"),
+        (dict(precision="int3"), "no precision is called 'int3': choose one of auto, f32, bf16, f16, int8"),
         (dict(threads=0), "threads must be at least 1, got 0"),
         (dict(backend="openvino", device="tpu"), "OpenVINO has no device 'tpu' here: choose one of .*CPU"),
         (dict(backend="torch", device="tpu"), "torch has no device 'tpu' here: choose cpu, or auto"),
         (
             dict(backend="onnxruntime", precision="bf16"),
-            "runs in f32 on the cpu, got precision bf16 and device auto",
+            "onnxruntime backend runs in f32, got precision bf16",
         ),
         (
-            dict(backend="onnxruntime", device="gpu"),
-            "runs in f32 on the cpu, got precision auto and device gpu",
+            dict(backend="onnxruntime", device="tpu"),
+            "onnxruntime has no device 'tpu' here; choose one of .*cpu",
+        ),
+        (
+            dict(backend="torch", device="cpu", precision="int8"),
+            "the torch backend on cpu runs in f32, bf16, got precision int8",
         ),
     ],
 )
@@ -384,6 +389,26 @@ def test_a_gpu_that_torch_does_not_have_gets_one_sentence(folder: Path) -> None:
         pytest.skip("this machine has one")
     with pytest.raises(ValueError, match="torch has no device 'cuda' here"):
         open_backend(folder, "torch", device="cuda")
+
+
+@pytest.mark.parametrize("device", ["cuda", "tensorrt"])
+def test_a_gpu_that_onnxruntime_was_built_without_is_told_with_the_package_that_has_it(
+    folder: Path, device: str
+) -> None:
+    if len(ort.get_available_providers()) > 2:
+        pytest.skip("this build of ONNX Runtime runs on GPUs")
+    sentence = (
+        f"onnxruntime has no device '{device}' here: the package onnxruntime-gpu has it; choose one of cpu"
+    )
+    with pytest.raises(ValueError, match=sentence):
+        open_backend(folder, "onnxruntime", device=device)
+
+
+def test_int8_of_a_model_that_was_not_quantised_is_told_with_the_command_that_does_it(folder: Path) -> None:
+    with pytest.raises(
+        FileNotFoundError, match=f"{folder} has no graph in int8: .*mixformerv2 quantise {folder}"
+    ):
+        open_backend(folder, precision="int8")
 
 
 def test_bf16_on_a_processor_without_it_gets_one_sentence(

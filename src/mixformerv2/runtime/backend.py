@@ -18,9 +18,10 @@ from mixformerv2.config import Config
 WEIGHTS_FILE = "model.safetensors"
 ENCODE_GRAPH = "encode_templates.onnx"
 SEARCH_GRAPH = "search.onnx"
+INT8_GRAPH, INT8_WEIGHTS = "search.int8.xml", "search.int8.bin"
 
 BACKENDS = ("openvino", "onnxruntime", "torch")
-PRECISIONS = ("f32", "bf16")
+PRECISIONS = ("f32", "bf16", "f16", "int8")
 
 
 class Located(NamedTuple):

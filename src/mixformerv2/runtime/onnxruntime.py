@@ -1,4 +1,4 @@
-"""ONNX Runtime: the same graphs, in float32 on the CPU."""
+"""ONNX Runtime: the same graphs in float32, on the CPU or an NVIDIA GPU."""
 
 from __future__ import annotations
 
@@ -18,16 +18,23 @@ from mixformerv2.runtime.backend import (
     read_config,
 )
 
+_PROVIDERS = {
+    "cpu": "CPUExecutionProvider",
+    "cuda": "CUDAExecutionProvider",
+    "tensorrt": "TensorrtExecutionProvider",
+}
+
 
 class OnnxRuntimeBackend:
+    """``device`` is ``cpu``, ``cuda`` or ``tensorrt``; ``auto`` is the CPU."""
+
     name = "onnxruntime"
     precision = "f32"
 
     def __init__(self, folder: Path, precision: str, device: str, threads: int | None) -> None:
-        if precision == "bf16" or device not in ("auto", "cpu"):
-            raise ValueError(
-                f"the onnxruntime backend runs in f32 on the cpu, got precision {precision} and device {device}"
-            )
+        if precision not in ("auto", "f32"):
+            raise ValueError(f"the onnxruntime backend runs in f32, got precision {precision}")
+        self._providers = _providers("cpu" if device == "auto" else device.lower())
         self.config = read_config(folder / WEIGHTS_FILE)
         options = ort.SessionOptions()
         options.log_severity_level = 3
@@ -40,7 +47,7 @@ class OnnxRuntimeBackend:
 
     def _read(self, graph: Path, options: ort.SessionOptions) -> ort.InferenceSession:
         try:
-            return ort.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+            return ort.InferenceSession(graph, options, providers=self._providers)
         except Exception:  # the runtime's own exceptions have no common base
             raise ValueError(damaged(graph)) from None
 
@@ -61,3 +68,18 @@ class OnnxRuntimeBackend:
         cache: dict[str, Float[np.ndarray, "b tokens dim"]],
     ) -> Located:
         return Located(*self._searcher.run(None, {"crop": crop} | cache))
+
+
+def available() -> list[str]:
+    """ONNX Runtime's devices, as far as this package knows them and this build has them."""
+    built = ort.get_available_providers()
+    return [name for name, provider in _PROVIDERS.items() if provider in built]
+
+
+def _providers(device: str) -> list[str]:
+    """What a session tries in turn: a GPU leaves to the CPU what it cannot do."""
+    there = available()
+    if device not in there:
+        gpu = ": the package onnxruntime-gpu has it" if device in _PROVIDERS else ""
+        raise ValueError(f"onnxruntime has no device {device!r} here{gpu}; choose one of {', '.join(there)}")
+    return list(dict.fromkeys((_PROVIDERS[device], _PROVIDERS["cpu"])))

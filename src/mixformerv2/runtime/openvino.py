@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Sequence
 from pathlib import Path
 from threading import Lock
@@ -11,14 +12,22 @@ import numpy as np
 import openvino as ov
 from jaxtyping import UInt8
 
+from mixformerv2.runtime import compiled
 from mixformerv2.runtime.backend import (
     ENCODE_GRAPH,
+    INT8_GRAPH,
+    INT8_WEIGHTS,
     SEARCH_GRAPH,
     WEIGHTS_FILE,
     Located,
     damaged,
     read_config,
 )
+
+MADE_OF = ["mixformerv2", "weights"]  # where an int8 graph holds the digest of the weights it was made of
+
+# As OpenVINO calls what a device can do.
+_CAPABILITIES = {"f32": "FP32", "bf16": "BF16", "f16": "FP16", "int8": "INT8"}
 
 # What a graph is compiled for: the shortest answer about one target, or the most answers about many.
 _ONE, _MANY = "LATENCY", "THROUGHPUT"
@@ -31,11 +40,31 @@ class _Templates(NamedTuple):
     requests: dict[str, ov.InferRequest]
 
 
+def precisions(core: Any, device: str) -> tuple[str, ...]:
+    """In which precisions a device computes, widest first; int8 also where it has no instructions made for it."""
+    there = core.get_property(device, "OPTIMIZATION_CAPABILITIES")
+    return tuple(name for name, capability in _CAPABILITIES.items() if capability in there)
+
+
+def available() -> tuple[list[str], tuple[str, ...]]:
+    """OpenVINO's devices here, and the precisions of the CPU."""
+    core = ov.Core()
+    return list(core.available_devices), precisions(core, "CPU")
+
+
+def narrow(there: tuple[str, ...]) -> str:
+    """The fastest of them that needs no model of its own."""
+    return next((name for name in ("bf16", "f16") if name in there), "f32")
+
+
 class OpenVINOBackend:
     """The two graphs, compiled for each number of templates when it is first seen.
 
     Many targets are no batch here but as many requests at once, spread over streams of few threads: that needs no
     compiling for every number of targets, copies no caches, and is about as fast (docs/many-targets.md).
+
+    In int8 the search graph is the one that ``mixformerv2 quantise`` made; templates are encoded in the precision of
+    ``auto``, and so is what the search graph leaves in floating point.
     """
 
     name = "openvino"
@@ -45,15 +74,33 @@ class OpenVINOBackend:
         self._core = ov.Core()
         self._device = "CPU" if device == "auto" else device.upper()
         if self._device not in self._core.available_devices:
-            there = ", ".join(self._core.available_devices)
-            raise ValueError(f"OpenVINO has no device {device!r} here: choose one of {there}")
-        self.precision = self._choose(precision)
-        self._options: dict[str, Any] = {"INFERENCE_PRECISION_HINT": self.precision}
+            devices = ", ".join(self._core.available_devices)
+            raise ValueError(f"OpenVINO has no device {device!r} here: choose one of {devices}")
+        self.precision = self._choose(precision, folder)
+        there = precisions(self._core, self._device)
+        floating = narrow(there) if self.precision == "int8" else self.precision
+        self._options: dict[str, Any] = {"INFERENCE_PRECISION_HINT": floating}
         if threads is not None and self._device == "CPU":
             self._options["INFERENCE_NUM_THREADS"] = threads
-        self._graphs = {graph: self._read(folder / graph) for graph in (ENCODE_GRAPH, SEARCH_GRAPH)}
+        files = {SEARCH_GRAPH: INT8_GRAPH} if self.precision == "int8" else {}
+        self._graphs = {
+            graph: self._read(folder / files.get(graph, graph)) for graph in (ENCODE_GRAPH, SEARCH_GRAPH)
+        }
+        if files and not self._is_of(folder / WEIGHTS_FILE):
+            raise ValueError(
+                f"{folder / INT8_GRAPH} was made of other weights than those beside it: "
+                f"make it anew with `mixformerv2 quantise {folder} --calibrate VIDEO --overwrite`"
+            )
+        searched = (INT8_GRAPH, INT8_WEIGHTS) if files else (SEARCH_GRAPH,)
+        self._source = compiled.digest(folder / file for file in (WEIGHTS_FILE, ENCODE_GRAPH, *searched))
+        if floating == "bf16":
+            self._keep_cache_in_bf16()
         self._compiled: dict[Any, ov.CompiledModel] = {}
         self._compiling = Lock()
+
+    def _is_of(self, weights: Path) -> bool:
+        graph = self._graphs[SEARCH_GRAPH]
+        return graph.has_rt_info(MADE_OF) and graph.get_rt_info(MADE_OF).value == compiled.digest([weights])
 
     def _read(self, graph: Path) -> ov.Model:
         try:
@@ -61,13 +108,30 @@ class OpenVINOBackend:
         except RuntimeError:
             raise ValueError(damaged(graph)) from None
 
-    def _choose(self, precision: str) -> str:
-        can_bf16 = "BF16" in self._core.get_property(self._device, "OPTIMIZATION_CAPABILITIES")
+    def _choose(self, precision: str, folder: Path) -> str:
+        there = precisions(self._core, self._device)
         if precision == "auto":
-            return "bf16" if can_bf16 else "f32"
-        if precision == "bf16" and not can_bf16:
-            raise ValueError("this device has no bf16 arithmetic: choose precision f32, or auto")
+            return narrow(there)
+        if precision not in there:
+            raise ValueError(
+                f"this device has no {precision} arithmetic: choose precision {', '.join(there)}, or auto"
+            )
+        if precision == "int8" and not (folder / INT8_GRAPH).is_file():
+            raise FileNotFoundError(
+                f"{folder} has no graph in int8: make one with `mixformerv2 quantise {folder} --calibrate VIDEO`, "
+                "or choose another precision"
+            )
         return precision
+
+    def _keep_cache_in_bf16(self) -> None:
+        """Keys and values as the arithmetic wants them: else every search would convert them anew."""
+        encoder, searcher = self._graphs.values()
+        encoding, searching = map(ov.preprocess.PrePostProcessor, (encoder, searcher))
+        for port in encoder.outputs:
+            encoding.output(port.any_name).tensor().set_element_type(ov.Type.bf16)
+        for port in searcher.inputs[1:]:
+            searching.input(port.any_name).tensor().set_element_type(ov.Type.bf16)
+        self._graphs = {ENCODE_GRAPH: encoding.build(), SEARCH_GRAPH: searching.build()}
 
     def encode_templates(
         self, template: UInt8[np.ndarray, "b side side 3"], online: UInt8[np.ndarray, "b online side side 3"]
@@ -97,11 +161,11 @@ class OpenVINOBackend:
 
     def _request(self, templates: _Templates, goal: str) -> ov.InferRequest:
         if goal not in templates.requests:
-            model, keys_values = self.config.model, templates.keys_values
+            side, keys_values = self.config.model.search_px, templates.keys_values
             names = [port.any_name for port in self._graphs[SEARCH_GRAPH].inputs]
-            shapes = [(1, model.search_px, model.search_px, 3), *(tuple(t.shape) for t in keys_values)]
-            compiled = self._compile(SEARCH_GRAPH, goal, dict(zip(names, shapes, strict=True)))
-            request = templates.requests[goal] = compiled.create_infer_request()
+            shapes = [(1, side, side, 3), *(tuple(t.shape) for t in keys_values)]
+            model = self._compile(SEARCH_GRAPH, goal, dict(zip(names, shapes, strict=True)))
+            request = templates.requests[goal] = model.create_infer_request()
             for index, tensor in enumerate(keys_values, start=1):
                 request.set_input_tensor(index, tensor)
         return templates.requests[goal]
@@ -113,5 +177,27 @@ class OpenVINOBackend:
                 fixed = self._graphs[graph].clone()
                 fixed.reshape({name: list(shape) for name, shape in shapes.items()})
                 options = self._options | {"PERFORMANCE_HINT": goal}
-                self._compiled[key] = self._core.compile_model(fixed, self._device, options)
+                self._compiled[key] = self._restore_or_compile(fixed, options, call=graph, shapes=shapes)
             return self._compiled[key]
+
+    def _restore_or_compile(self, graph: ov.Model, options: dict[str, Any], **about: Any) -> ov.CompiledModel:
+        if (
+            self._device != "CPU" or compiled.folder() is None
+        ):  # few other devices hand out what they compiled
+            return self._core.compile_model(graph, self._device, options)
+        processor = self._core.get_property(self._device, "FULL_DEVICE_NAME")
+        able = precisions(self._core, self._device)
+        name = compiled.name(
+            **about, options=options, openvino=ov.__version__, on=[processor, *able], source=self._source
+        )
+        kept = compiled.load(name)
+        if kept is not None:
+            try:
+                return self._core.import_model(io.BytesIO(kept), self._device, options)
+            except RuntimeError:  # of a build of OpenVINO that only calls itself the same
+                compiled.remove(name)
+        model = self._core.compile_model(graph, self._device, options)
+        content = io.BytesIO()
+        model.export_model(content)
+        compiled.save(name, content.getvalue())
+        return model

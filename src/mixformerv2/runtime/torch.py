@@ -16,12 +16,19 @@ from mixformerv2.model.backbone import TemplateCache
 from mixformerv2.model.network import Network
 from mixformerv2.runtime.backend import Located
 
+_DTYPES = {"f32": torch.float32, "bf16": torch.bfloat16, "f16": torch.float16}
+
+
+def available() -> list[str]:
+    """Torch's devices here."""
+    return ["cpu"] + ["cuda"] * torch.cuda.is_available() + ["mps"] * torch.backends.mps.is_available()
+
 
 class NetworkBackend:
     """A network in memory, on the device where it lies; shared with the caller, neither copied nor moved.
 
-    ``Tracker(backend=NetworkBackend(network, config))`` tracks with it. ``precision`` is ``f32``, ``bf16`` or
-    ``auto``: f32 on a CPU, bf16 elsewhere. Raises ValueError for a network in training mode.
+    ``Tracker(backend=NetworkBackend(network, config))`` tracks with it. ``precision`` is ``f32``, ``bf16``, on a GPU
+    also ``f16``, or ``auto``: f32 on a CPU, bf16 elsewhere. Raises ValueError for a network in training mode.
     """
 
     name = "torch"
@@ -34,9 +41,15 @@ class NetworkBackend:
         self.precision = precision
         if precision == "auto":
             self.precision = "f32" if self._device.type == "cpu" else "bf16"
+        elif precision not in (there := ("f32", "bf16") if self._device.type == "cpu" else tuple(_DTYPES)):
+            raise ValueError(
+                f"the torch backend on {self._device.type} runs in {', '.join(there)}, got precision {precision}"
+            )
 
     def _autocast(self) -> torch.autocast:
-        return torch.autocast(self._device.type, dtype=torch.bfloat16, enabled=self.precision == "bf16")
+        return torch.autocast(
+            self._device.type, dtype=_DTYPES[self.precision], enabled=self.precision != "f32"
+        )
 
     def _tensor(
         self, crops: UInt8[np.ndarray, "*any side side 3"]
@@ -77,7 +90,9 @@ class TorchBackend(NetworkBackend):
         try:
             network.to(torch.device(device))
         except (RuntimeError, AssertionError):
-            raise ValueError(f"torch has no device {device!r} here: choose cpu, or auto") from None
+            raise ValueError(
+                f"torch has no device {device!r} here: choose {', '.join(available())}, or auto"
+            ) from None
         if threads is not None:
             torch.set_num_threads(threads)
         super().__init__(network.eval(), config, precision)

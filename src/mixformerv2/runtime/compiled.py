@@ -1,0 +1,95 @@
+"""Graphs as a runtime compiled them, kept on disk: a process that finds one is ready in a third of the time.
+
+A file's name is a digest of everything that went into it, so one that is stale is never found; it opens with a digest
+of what follows, so one that is damaged is never used. It appears whole under its name, and two processes that write
+the same name write the same: any number may share the folder.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import sys
+import tempfile
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+VARIABLE = "MIXFORMERV2_CACHE"  # another folder, or "off"
+MAX_BYTES = 1 << 30  # in the folder; the files that were not used for longest go first
+_DIGEST_BYTES = hashlib.sha256().digest_size
+
+
+def folder() -> Path | None:
+    """Where compiled graphs are kept; None where the environment says ``off``."""
+    given = os.environ.get(VARIABLE, "")
+    if given.lower() == "off":
+        return None
+    if given:
+        return Path(given)
+    default = {"win32": "AppData/Local", "darwin": "Library/Caches"}.get(sys.platform, ".cache")
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / default) / "mixformerv2"
+
+
+def digest(files: Iterable[Path]) -> str:
+    """Of what the files hold, wherever they lie."""
+    return hashlib.sha256(b"".join(hashlib.sha256(file.read_bytes()).digest() for file in files)).hexdigest()
+
+
+def name(**about: Any) -> str:
+    """The name for what is made in this way."""
+    return hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:40] + ".blob"
+
+
+def load(name: str) -> bytes | None:
+    """What was kept under the name; None where there is nothing, or something damaged, which is removed."""
+    place = folder()
+    if place is None:
+        return None
+    try:
+        content = (place / name).read_bytes()
+    except OSError:
+        return None
+    kept = content[_DIGEST_BYTES:]
+    if hashlib.sha256(kept).digest() != content[:_DIGEST_BYTES]:
+        remove(name)
+        return None
+    with contextlib.suppress(OSError):
+        os.utime(place / name)
+    return kept
+
+
+def save(name: str, content: bytes) -> None:
+    """Keeps it, if the folder can be written to: a full disk or a home that is read-only costs time, not the result."""
+    place = folder()
+    if place is None:
+        return
+    with contextlib.suppress(OSError):
+        place.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=place, suffix=".part", delete=False) as unfinished:
+            try:
+                unfinished.write(hashlib.sha256(content).digest() + content)
+                unfinished.close()
+                os.replace(unfinished.name, place / name)
+            finally:
+                Path(unfinished.name).unlink(missing_ok=True)
+        _make_room(place)
+
+
+def remove(name: str) -> None:
+    place = folder()
+    if place is not None:
+        with contextlib.suppress(OSError):
+            (place / name).unlink()
+
+
+def _make_room(place: Path) -> None:
+    kept = 0
+    for _, size, path in sorted(
+        ((s.st_mtime, s.st_size, p) for p in place.iterdir() if (s := p.stat())), reverse=True
+    ):
+        kept += size
+        if kept > MAX_BYTES:
+            path.unlink(missing_ok=True)

@@ -1,0 +1,133 @@
+"""Compiled graphs on disk: found, stale, damaged, shared, and switched off."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import openvino as ov
+import pytest
+from test_runtime import Exported, exported, folder, inputs  # noqa: F401
+
+from mixformerv2.runtime import compiled
+from mixformerv2.runtime.backend import Located, open_backend
+
+
+@pytest.fixture
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv(compiled.VARIABLE, str(tmp_path / "kept"))
+    return tmp_path / "kept"
+
+
+def answer(model: Path) -> Located:
+    backend = open_backend(model, "openvino", "f32", threads=1)
+    template, online, search = inputs(batch=1, online=1)
+    return backend.search(search, backend.encode_templates(template, online))
+
+
+@pytest.fixture
+def compilations(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """A line for every graph that is compiled anew."""
+    done: list[str] = []
+
+    compile_model = ov.Core.compile_model
+
+    def counted(*given: object) -> ov.CompiledModel:
+        done.append("compiled")
+        return compile_model(*given)
+
+    monkeypatch.setattr(ov.Core, "compile_model", counted)
+    return done
+
+
+def test_the_second_process_finds_what_the_first_compiled(
+    folder: Path,  # noqa: F811
+    place: Path,
+    compilations: list[str],
+) -> None:
+    first = answer(folder)
+    assert len(compilations) == len(list(place.iterdir())) == 2
+    second = answer(folder)
+    assert len(compilations) == 2
+    np.testing.assert_array_equal(first.box_unit, second.box_unit)
+
+
+@pytest.mark.parametrize("damage", ["cut off", "empty", "one bit", "another's"])
+def test_a_damaged_file_is_compiled_anew_and_replaced(
+    folder: Path,  # noqa: F811
+    place: Path,
+    compilations: list[str],
+    damage: str,
+) -> None:
+    first = answer(folder)
+    whole = {file: file.read_bytes() for file in place.iterdir()}
+    for file, content in whole.items():
+        flipped = content[:-1] + bytes([content[-1] ^ 1])
+        digested = compiled.hashlib.sha256(b"no graph").digest() + b"no graph"  # whole, but no runtime's
+        file.write_bytes({"cut off": content[:-9], "empty": b"", "one bit": flipped}.get(damage, digested))
+    np.testing.assert_array_equal(answer(folder).box_unit, first.box_unit)
+    assert len(compilations) == 4
+    assert {file.name for file in place.iterdir()} == {file.name for file in whole}
+    answer(folder)
+    assert len(compilations) == 4
+
+
+def test_a_file_of_other_weights_or_options_is_not_found(
+    exported: Exported,  # noqa: F811
+    tmp_path: Path,
+    place: Path,
+    compilations: list[str],
+) -> None:
+    model = tmp_path / "model"
+    model.mkdir()
+    for file in exported.folders["scored"].iterdir():
+        (model / file.name).write_bytes(file.read_bytes())
+    first = answer(model)
+    weights = bytearray((model / "model.safetensors").read_bytes())
+    weights[-400:-300] = bytes(100)
+    (model / "model.safetensors").write_bytes(weights)
+    other = answer(model)
+    assert len(compilations) == 4
+    assert not np.array_equal(first.box_unit, other.box_unit) or not np.array_equal(first.score, other.score)
+    open_backend(model, "openvino", "f32", threads=2).encode_templates(*inputs(batch=1, online=1)[:2])
+    assert len(compilations) == 5
+
+
+def test_nothing_is_kept_where_the_environment_says_off(
+    folder: Path,  # noqa: F811
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv(compiled.VARIABLE, "off")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    answer(folder)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_that_cannot_be_written_costs_only_time(
+    folder: Path,  # noqa: F811
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    (tmp_path / "file").write_text("no folder")
+    monkeypatch.setenv(compiled.VARIABLE, str(tmp_path / "file" / "kept"))
+    assert np.isfinite(answer(folder).box_unit).all()
+
+
+def test_by_default_it_is_the_users_cache_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.delenv(compiled.VARIABLE)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert compiled.folder() == tmp_path / "mixformerv2"
+
+
+def test_the_files_not_used_for_longest_make_room(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(compiled, "MAX_BYTES", 2 * (100 + 32))
+    for age, name in ((30, "oldest"), (20, "used"), (10, "newer")):
+        compiled.save(name, bytes(100))
+        if (place / name).exists():
+            os.utime(place / name, (1e9 - age, 1e9 - age))
+        if name == "used":
+            compiled.load("oldest")
+    assert {file.name for file in place.iterdir()} == {"oldest", "newer"}
+    assert compiled.load("used") is None
