@@ -39,7 +39,7 @@ def describe_machine(device: str, backends: Iterable[str]) -> dict[str, Any]:
 
     return {
         "processor": processor(),
-        "features": _features(),
+        "features": features(),
         "cores": usable_cores(),
         "load_before": round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None,
         "gpu": _gpu(device),
@@ -48,7 +48,7 @@ def describe_machine(device: str, backends: Iterable[str]) -> dict[str, Any]:
     }
 
 
-def _features() -> list[str]:
+def features() -> list[str]:
     """Empty where the system does not say."""
     flags: set[str] = set()
     with suppress(OSError):

@@ -1,0 +1,129 @@
+"""What this machine can run, what ``auto`` takes here and why, and what would be faster."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+import platform
+import shutil
+from dataclasses import dataclass
+
+from mixformerv2.bench.machine import features
+from mixformerv2.evaluate.execute import processor, usable_cores
+from mixformerv2.runtime import compiled
+from mixformerv2.runtime.backend import BACKENDS, INT8_GRAPH, shipped_models
+
+PACKAGES = ("mixformerv2", "numpy", "opencv-python-headless", "av", *BACKENDS, "nncf")
+
+# Instruction sets that matter, and how Linux calls them: for 8 and 16 floats at once, then for shorter numbers.
+_FLAGS = {
+    "avx2": ("avx2",),
+    "avx512": ("avx512f",),
+    "vnni": ("avx512_vnni", "avx_vnni"),
+    "bf16": ("avx512_bf16", "amx_bf16", "bf16"),
+    "amx": ("amx_tile",),
+}
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What ``auto`` takes for a model."""
+
+    model: str
+    backend: str
+    precision: str
+    why: str
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    processor: str
+    cores: int  # that this process may use
+    instruction_sets: dict[str, bool] | None  # None where the system does not say
+    versions: dict[str, str | None]  # None: not installed
+    devices: dict[str, list[str]]  # by backend, those installed
+    precisions: list[str]  # of OpenVINO on the CPU, widest first
+    cache: str | None  # folder of compiled graphs; None: switched off
+    choices: list[Choice]
+    faster: list[str]  # a sentence each, with the command
+
+
+def diagnose() -> Diagnosis:
+    """Of this machine and this environment. Loads every backend that is installed, torch among them."""
+    from mixformerv2.runtime.openvino import available, narrow
+
+    devices, precisions = available()
+    instruction_sets = _instruction_sets()
+    versions = {"python": platform.python_version()} | {package: _version(package) for package in PACKAGES}
+    choices = [
+        Choice(name, "openvino", narrow(precisions), _why(narrow(precisions))) for name in shipped_models()
+    ]
+    found = {"openvino": devices}
+    if versions["onnxruntime"]:
+        from mixformerv2.runtime.onnxruntime import available as onnxruntime_devices
+
+        found["onnxruntime"] = onnxruntime_devices()
+    if versions["torch"]:
+        from mixformerv2.runtime.torch import available as torch_devices
+
+        found["torch"] = torch_devices()
+    place = compiled.folder()
+    return Diagnosis(
+        processor=processor(),
+        cores=usable_cores(),
+        instruction_sets=instruction_sets,
+        versions=versions,
+        devices=found,
+        precisions=list(precisions),
+        cache=None if place is None else str(place),
+        choices=choices,
+        faster=_faster(found, instruction_sets, bool(versions["nncf"])),
+    )
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        # Built from source, or under another name such as onnxruntime-gpu.
+        return "of unknown version" if importlib.util.find_spec(package.replace("-", "_")) else None
+
+
+def _instruction_sets() -> dict[str, bool] | None:
+    there = set(features())
+    return {name: not there.isdisjoint(called) for name, called in _FLAGS.items()} if there else None
+
+
+def _why(precision: str) -> str:
+    short = f"this CPU computes in {precision}, in half the time of f32"
+    return "its graphs are there, and OpenVINO needs no torch; " + (
+        short if precision != "f32" else "this CPU has no arithmetic shorter than f32"
+    )
+
+
+def _faster(
+    devices: dict[str, list[str]], instruction_sets: dict[str, bool] | None, can_quantise: bool
+) -> list[str]:
+    advice = []
+    if instruction_sets is None or instruction_sets["vnni"]:
+        for name, weights in shipped_models().items():
+            if (weights.parent / INT8_GRAPH).is_file():
+                advice.append(f"{name} in int8, for a little accuracy: --model {name} --precision int8")
+            else:
+                first = "" if can_quantise else "pip install 'mixformerv2[int8]', then "
+                advice.append(
+                    f"{name} in int8, for a little accuracy: {first}"
+                    f"mixformerv2 quantise {name} --calibrate VIDEO --box x,y,w,h"
+                )
+    others = [device for device in devices["openvino"] if device != "CPU"]
+    advice += [f"the device {device} of OpenVINO, not measured by us: --device {device}" for device in others]
+    if "cuda" in devices.get("torch", ()):
+        advice.append("the GPU, for large models and many targets: --backend torch --device cuda")
+    elif shutil.which("nvidia-smi"):
+        advice.append(
+            "the NVIDIA GPU of this machine: install a torch that is built with CUDA "
+            "(https://pytorch.org/get-started), then --backend torch --device cuda"
+        )
+    if compiled.folder() is None:
+        advice.append(f"starting, with compiled graphs kept on disk: unset {compiled.VARIABLE}")
+    return advice

@@ -1,0 +1,90 @@
+"""The verbs about this machine: what it runs, and models made faster for it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import asdict
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from mixformerv2.cli.common import OverwriteOption, app, err, out, refuse_existing
+from mixformerv2.cli.tracking import parse_box
+
+if TYPE_CHECKING:
+    from mixformerv2.bench.doctor import Diagnosis
+
+
+@app.command(epilog="Example: mixformerv2 doctor --json doctor.json")
+def doctor(
+    json_file: Annotated[Path | None, typer.Option("--json", help="Also write everything as JSON.")] = None,
+) -> None:
+    """Say what this machine can run, what `auto` takes here and why, and what would be faster."""
+    from mixformerv2.bench.doctor import diagnose
+
+    diagnosis = diagnose()
+    if json_file is not None:
+        json_file.write_text(json.dumps(asdict(diagnosis), indent=1) + "\n")
+    out.print(*_lines(diagnosis), sep="\n", highlight=False, markup=False)
+
+
+@app.command(epilog="Example: mixformerv2 quantise small/ --calibrate street.mp4 --box 205,151,17,50")
+def quantise(
+    model: Annotated[
+        str, typer.Argument(help="A shipped model or an exported folder; the int8 graph goes into it.")
+    ],
+    calibrate: Annotated[
+        Path, typer.Option(help="What it is calibrated on: a video with --box, or a folder of datasets.")
+    ],
+    box: Annotated[str | None, typer.Option(help="x,y,w,h in pixels of the video's first frame.")] = None,
+    examples: Annotated[int, typer.Option(help="Looks at a target to calibrate on.")] = 300,
+    max_drift: Annotated[
+        float, typer.Option(help="Mean distance of a side from where f32 sees it, in sides of the crop.")
+    ] = 0.003,
+    overwrite: OverwriteOption = False,
+    json_file: Annotated[Path | None, typer.Option("--json", help="Also write the result as JSON.")] = None,
+) -> None:
+    """Make the graph that --precision int8 runs: layers that accuracy depends on stay in floating point."""
+    if find_spec("nncf") is None:
+        raise ModuleNotFoundError(
+            "`mixformerv2 quantise` needs the package nncf: pip install 'mixformerv2[int8]'"
+        )
+    from mixformerv2.evaluate.calibration import examples as look
+    from mixformerv2.runtime import quantise as quantising
+    from mixformerv2.runtime.backend import INT8_GRAPH, find_weights, open_backend
+
+    folder = find_weights(model).parent
+    refuse_existing(folder / INT8_GRAPH, overwrite)
+    coordinates = None if box is None else parse_box(box)
+    seen = look(open_backend(model, "openvino", "f32"), calibrate, coordinates, examples)
+    config = quantising.QuantiseConfig(max_drift)
+    made = quantising.quantise(folder, seen, config, lambda line: err.print(line, highlight=False))
+    if json_file is not None:
+        json_file.write_text(json.dumps(asdict(made) | {"examples": len(seen)}, indent=1) + "\n")
+    off = f"sides {made.mean_drift:.4f} of the crop off f32, {made.worst_drift:.4f} at worst"
+    kept = f"in floating point {_words(made.in_floating_point)}"
+    out.print(f"{folder / INT8_GRAPH}: {off}; {kept}; track with --precision int8", highlight=False)
+
+
+def _lines(found: Diagnosis) -> list[str]:
+    sets = found.instruction_sets
+    there = "not said by this system" if sets is None else _words(name for name, has in sets.items() if has)
+    lines = [
+        f"processor     {found.processor}, {found.cores} cores for this process",
+        f"instructions  {there}"
+        + ("" if sets is None else f"; not {_words(n for n, has in sets.items() if not has)}"),
+        f"precisions    {_words(found.precisions)} on the CPU with OpenVINO",
+        f"versions      {_words(f'{name} {version}' for name, version in found.versions.items() if version)}",
+        f"missing       {_words(name for name, version in found.versions.items() if not version)}",
+        *(f"devices       {backend}: {_words(devices)}" for backend, devices in found.devices.items()),
+        f"compiled      {found.cache or 'nothing is kept on disk'}",
+    ]
+    lines += [f"auto          {c.model}: {c.backend} in {c.precision}; {c.why}" for c in found.choices]
+    return lines + [f"faster        {sentence}" for sentence in found.faster]
+
+
+def _words(words: Iterable[str]) -> str:
+    return ", ".join(words) or "none"

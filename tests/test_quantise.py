@@ -1,0 +1,109 @@
+"""The int8 graph: made from what a tracker looks at, close to f32, and refused where it is not."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.util
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tiny
+from command_line import Run
+
+from mixformerv2.evaluate.calibration import examples, spread
+from mixformerv2.model import checkpoint
+from mixformerv2.model.network import build
+from mixformerv2.runtime.backend import INT8_GRAPH, INT8_WEIGHTS, WEIGHTS_FILE, open_backend
+from mixformerv2.runtime.export import export
+from mixformerv2.runtime.quantise import QuantiseConfig, quantise
+
+NEEDS_NNCF = pytest.mark.skipif(
+    importlib.util.find_spec("nncf") is None, reason="nncf is not installed: pip install 'mixformerv2[int8]'"
+)
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("quantise")
+    tiny.write_clip(root / "clip.mp4", 40)
+    config = dataclasses.replace(tiny.CONFIG, model=dataclasses.replace(tiny.MODEL, depth=1))
+    checkpoint.save(build(config.model, seed=0), config, root / "model.safetensors")
+    export(root / "model.safetensors", root / "model")
+    return root
+
+
+def test_examples_are_what_the_tracker_saw(made: Path) -> None:
+    seen = examples(open_backend(made / "model", "openvino", "f32"), made / "clip.mp4", tiny.square_box(0), 9)
+    assert len(seen) == 9
+    assert seen[0].crop.shape == (64, 64, 3)
+    assert seen[0].online.shape == (1, 32, 32, 3)
+    # Each look is kept, not the buffer that it was in; later ones lose the square, and are alike.
+    assert len({example.crop.tobytes() for example in seen}) > 1
+
+
+def test_few_of_many_are_taken_evenly() -> None:
+    assert spread(range(10), 4) == [0, 3, 6, 9]
+    assert spread(range(2), 4) == [0, 1]
+    assert spread([], 4) == []
+
+
+def test_a_source_without_a_box_gets_one_sentence(made: Path, tmp_path: Path) -> None:
+    backend = open_backend(made / "model", "openvino", "f32")
+    with pytest.raises(ValueError, match="is no folder of datasets: give the box .* with --box"):
+        examples(backend, made / "clip.mp4", None, 9)
+
+
+@NEEDS_NNCF
+def test_the_verb_makes_what_int8_runs(run: Run, made: Path, tmp_path: Path) -> None:
+    shutil.copytree(made / "model", tmp_path / "model")
+    box = ",".join(f"{value:g}" for value in tiny.square_box(0))
+    ran = run(
+        *("quantise", tmp_path / "model", "--calibrate", made / "clip.mp4", "--box", box),
+        *("--examples", 16, "--max-drift", 0.05, "--json", tmp_path / "made.json"),
+    )
+    assert ran.code == 0, ran.err
+    assert json.loads((tmp_path / "made.json").read_text())["mean_drift"] <= 0.05
+    boxes_unit = []
+    for precision in ("f32", "int8"):
+        backend = open_backend(tmp_path / "model", precision=precision)
+        assert backend.precision == precision
+        seen = examples(
+            open_backend(tmp_path / "model", "openvino", "f32"), made / "clip.mp4", tiny.square_box(0), 3
+        )
+        for one in seen:
+            cache = backend.encode_templates(one.template[None], one.online[None])
+            boxes_unit.append(backend.search(one.crop[None], cache).box_unit)
+    drift = np.abs(np.subtract(boxes_unit[:3], boxes_unit[3:]))
+    assert 0 < drift.mean() < 0.06
+    weights = tmp_path / "model" / WEIGHTS_FILE
+    content = bytearray(weights.read_bytes())
+    content[-1] ^= 1
+    weights.write_bytes(content)
+    with pytest.raises(ValueError, match=f"{INT8_GRAPH} was made of other weights .*quantise .* --overwrite"):
+        open_backend(tmp_path / "model", precision="int8")
+
+
+@NEEDS_NNCF
+def test_a_graph_too_far_off_is_not_written(made: Path, tmp_path: Path) -> None:
+    shutil.copytree(made / "model", tmp_path / "model")
+    seen = examples(open_backend(made / "model", "openvino", "f32"), made / "clip.mp4", tiny.square_box(0), 9)
+    with pytest.raises(ValueError, match="in floating point the int8 graph is still .*more than 0.0"):
+        quantise(tmp_path / "model", seen, QuantiseConfig(max_drift=0.0))
+    assert not {INT8_GRAPH, INT8_WEIGHTS} & {file.name for file in (tmp_path / "model").iterdir()}
+
+
+def test_too_few_examples_get_one_sentence(made: Path) -> None:
+    with pytest.raises(ValueError, match="needs at least 8 examples to calibrate on, got 0"):
+        quantise(made / "model", [])
+
+
+def test_quantising_without_nncf_names_the_extra(
+    run: Run, made: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mixformerv2.cli.doctor.find_spec", lambda _: None)
+    ran = run("quantise", made / "model", "--calibrate", made / "clip.mp4")
+    assert ran.code == 2
+    assert "pip install 'mixformerv2[int8]'" in ran.err
