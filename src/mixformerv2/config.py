@@ -80,6 +80,7 @@ class TrackerConfig:
     size_calibration: float = (
         0.0  # share of the first frame's error in width and height that is corrected from then on
     )
+    size_inertia: float = 0.0  # share of the last box's size, in logarithms, that the next one keeps
     published_mapping: bool = True  # map back from the unrounded window, as the released code does
 
     def __post_init__(self) -> None:
@@ -95,6 +96,8 @@ class TrackerConfig:
             )
         if not 0 <= self.size_calibration <= 1:
             raise ValueError(f"size_calibration must be a share in [0, 1], got {self.size_calibration}")
+        if not 0 <= self.size_inertia < 1:
+            raise ValueError(f"size_inertia must be a share in [0, 1), got {self.size_inertia}")
 
 
 @dataclass(frozen=True)

@@ -109,13 +109,22 @@ class Target:
         if not np.isfinite([*box_frame, score]).all():
             raise ValueError("the network answered with numbers that are not finite: its weights are damaged")
         min_side = min(self._config.min_side_px, *self._frame_size)
-        box_frame = geometry.rescale(box_frame, self.size_factors)
+        box_frame = self._at_its_size(geometry.rescale(box_frame, self.size_factors))
         self.box_frame = geometry.clip(box_frame, self._frame_size, min_side)
         if self.memory.wants(score):
             self.memory.propose(self._cut_template(rgb), score)
         if self.memory.refresh():
             self._encode()
         return Result(self.box, score, "tracking" if score >= self._config.lost_threshold else "lost")
+
+    def _at_its_size(self, box_frame: geometry.Box) -> geometry.Box:
+        """The box with a part of its change of size since the last frame taken back: a network misjudges sizes
+        frame by frame, and each error would show in the next search window.
+        """
+        if not self._config.size_inertia:
+            return box_frame
+        last, now = (np.maximum(box[2:] - box[:2], 1e-6) for box in (self.box_frame, box_frame))
+        return geometry.rescale(box_frame, (last / now) ** self._config.size_inertia)
 
     def calibrate_size(self, look: Callable[[geometry.Box], geometry.Box]) -> None:
         """Factors for the width and height of later boxes: a network sees some targets too wide, always.

@@ -1,4 +1,4 @@
-"""The size that a network misjudges is learned from the first frame, where it is known."""
+"""A network misjudges sizes: what the first frame, where the size is known, and the last one say against it."""
 
 from __future__ import annotations
 
@@ -71,3 +71,17 @@ def test_looks_that_do_not_find_the_target_teach_nothing() -> None:
 def test_a_share_is_between_zero_and_one(share: float) -> None:
     with pytest.raises(ValueError, match="size_calibration must be a share"):
         TrackerConfig(size_calibration=share)
+
+
+def test_a_share_of_the_last_size_is_kept_and_the_place_is_the_networks() -> None:
+    tracker = Tracker(backend=Misjudging(1.5, 0.8), config=dataclasses.replace(RULES, size_inertia=0.5))
+    tracker.init(square_frame(), BOX)
+    x, y, width, height = tracker.update(square_frame(55, 44)).box
+    assert (width, height) == pytest.approx((16 * 1.5**0.5, 16 * 0.8**0.5), rel=0.01)
+    assert (x + width / 2, y + height / 2) == pytest.approx((63, 52), abs=0.01)
+
+
+@pytest.mark.parametrize("share", [-0.1, 1.0, float("nan")])
+def test_the_last_size_is_never_all_that_counts(share: float) -> None:
+    with pytest.raises(ValueError, match=r"size_inertia must be a share in \[0, 1\)"):
+        TrackerConfig(size_inertia=share)
