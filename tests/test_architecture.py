@@ -59,7 +59,8 @@ MAY_IMPORT_TORCH = {
     *("model", "distill", "train"),
     # Making samples; the readers serve evaluation too.
     *("data/augment", "data/bank", "data/pairs", "data/memory", "data/reading", "data/loader"),
-    *("runtime/torch", "runtime/export"),
+    "runtime/torch",
+    *(f"runtime/export/{name}" for name in ("graphs", "onnx", "torch", "executorch", "ncnn")),
     *("bench/torch", "bench/reference"),
 }
 

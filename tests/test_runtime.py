@@ -29,7 +29,7 @@ from mixformerv2.runtime.backend import (
     open_backend,
     read_config,
 )
-from mixformerv2.runtime.export import export
+from mixformerv2.runtime.export import CONFIG_FILE, export
 
 SIZES = dict(dim=32, heads=2, search_px=64, template_px=32, num_bins=12)
 MODELS = {
@@ -255,7 +255,7 @@ def test_an_export_says_nothing_to_the_user(exported: Exported) -> None:
 @pytest.mark.parametrize("model", MODELS)
 def test_both_graphs_point_into_one_file_of_half_precision_weights(exported: Exported, model: str) -> None:
     folder = exported.folders[model]
-    assert {path.name for path in folder.iterdir()} == {WEIGHTS_FILE, ENCODE_GRAPH, SEARCH_GRAPH}
+    assert {path.name for path in folder.iterdir()} == {CONFIG_FILE, WEIGHTS_FILE, ENCODE_GRAPH, SEARCH_GRAPH}
     network, _ = checkpoint.load(folder / WEIGHTS_FILE)
     parameters = {name: list(tensor.shape) for name, tensor in network.state_dict().items()}
     used = set()

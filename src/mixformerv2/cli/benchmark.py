@@ -11,8 +11,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from mixformerv2.cli.common import OverwriteOption, app, err, out, refuse_existing, warn
-from mixformerv2.cli.tracking import parse_box
+from mixformerv2.cli.common import OverwriteOption, app, err, out, parse_box, refuse_existing, warn
 
 _BUSY = 0.5  # load average by core above which figures are doubtful
 

@@ -73,6 +73,17 @@ def key_values(given: Iterable[str]) -> dict[str, str]:
     return values
 
 
+def parse_box(text: str) -> list[float]:
+    """The numbers of --box."""
+    try:
+        values = [float(part) for part in text.replace(" ", "").split(",")]
+    except ValueError:
+        values = []
+    if len(values) != 4:
+        raise ValueError(f"--box is four numbers x,y,w,h in pixels, such as 205,151,17,50; got {text!r}")
+    return values
+
+
 def need_torch(verb: str) -> None:
     from importlib.util import find_spec
 

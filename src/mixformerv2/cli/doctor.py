@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mixformerv2.cli.common import OverwriteOption, app, err, out, refuse_existing
-from mixformerv2.cli.tracking import parse_box
+from mixformerv2.cli.common import OverwriteOption, app, err, out, parse_box, refuse_existing
 
 if TYPE_CHECKING:
     from mixformerv2.bench.doctor import Diagnosis

@@ -1,4 +1,4 @@
-"""The verbs about models: what ships, what is converted and exported."""
+"""The verbs about models: what ships, and what is converted."""
 
 from __future__ import annotations
 
@@ -31,25 +31,6 @@ def convert(
         f"{m.search_px}/{m.template_px} px, {'score head' if m.score_head else 'no score head'}",
         highlight=False,
     )
-
-
-@app.command(
-    epilog="Example: mixformerv2 export small.safetensors small/ && mixformerv2 track v.mp4 --model small/ ..."
-)
-def export(
-    source: Annotated[Path, typer.Argument(help="A .safetensors checkpoint.")],
-    folder: Annotated[Path, typer.Argument(help="Folder for the two ONNX graphs and their weights.")],
-    overwrite: OverwriteOption = False,
-) -> None:
-    """Make the pair of graphs that runs without torch."""
-    need_torch("export")
-    from mixformerv2.runtime.backend import SEARCH_GRAPH
-    from mixformerv2.runtime.export import export as export_graphs
-
-    refuse_existing(folder / SEARCH_GRAPH, overwrite)
-    export_graphs(source, folder)
-    size = sum(path.stat().st_size for path in folder.iterdir()) / 1e6
-    out.print(f"{folder}: {size:.1f} MB; track with --model {folder}", highlight=False)
 
 
 @app.command(epilog="Example: mixformerv2 models --json models.json")

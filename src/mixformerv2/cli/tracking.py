@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from mixformerv2.cli.common import OverwriteOption, app, err, out, warn
+from mixformerv2.cli.common import OverwriteOption, app, err, out, parse_box, warn
 
 if TYPE_CHECKING:
     from mixformerv2.recording import Progress, Summary
@@ -118,16 +118,6 @@ def track_verb(
     _report(summary, tracker, outputs)
     if summary.interrupted:
         raise typer.Exit(130)
-
-
-def parse_box(text: str) -> list[float]:
-    try:
-        values = [float(part) for part in text.replace(" ", "").split(",")]
-    except ValueError:
-        values = []
-    if len(values) != 4:
-        raise ValueError(f"--box is four numbers x,y,w,h in pixels, such as 205,151,17,50; got {text!r}")
-    return values
 
 
 def _stem(source: str) -> str:
