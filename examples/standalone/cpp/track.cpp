@@ -1,0 +1,216 @@
+// Tracks one object with OpenVINO and the standard library alone.
+//
+//   mixformerv2 export MODEL FOLDER --target openvino
+//   ffmpeg -v error -i video.mp4 -f image2pipe -c:v ppm - | build/track FOLDER x,y,w,h
+//
+// Prints a line frame,x,y,w,h,score for every frame after the first. With OpenCV at hand, put cv::VideoCapture in the
+// place of read_ppm: all that follows wants is rows of RGB bytes.
+#include <openvino/openvino.hpp>
+
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <cstdio>
+#include <cstdlib>
+#include <fstream>
+#include <iostream>
+#include <iterator>
+#include <map>
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+struct Image {
+    int width = 0, height = 0;
+    std::vector<uint8_t> rgb;
+};
+
+bool read_ppm(std::istream& in, Image& image) {
+    std::string kind;
+    int levels = 0;
+    if (!(in >> kind >> image.width >> image.height >> levels)) return false;
+    if (kind != "P6" || levels != 255) throw std::runtime_error("standard input must hold binary PPM pictures");
+    in.get();
+    image.rgb.resize(3 * size_t(image.width) * image.height);
+    return bool(in.read(reinterpret_cast<char*>(image.rgb.data()), image.rgb.size()));
+}
+
+// The rules in the folder's config.json; its names are all different, so no parser is needed.
+struct Config {
+    explicit Config(const std::string& path) {
+        std::ifstream file(path);
+        if (!file) throw std::runtime_error(path + " cannot be read");
+        text.assign(std::istreambuf_iterator<char>(file), {});
+        if (number("online_templates") != 1 || number("size_calibration") != 0)
+            throw std::runtime_error("this example knows one online template and no size calibration");
+    }
+    double number(const std::string& name) const {
+        const auto at = text.find('"' + name + "\": ");
+        if (at == std::string::npos) throw std::runtime_error("config.json has no " + name);
+        const char* value = text.c_str() + at + name.size() + 4;
+        return *value == 't' ? 1 : std::strtod(value, nullptr);  // true is 1; false is no number, which gives 0
+    }
+    std::string text;
+};
+
+struct Box { double x1, y1, x2, y2; };
+struct Window { int left, top, side; double origin_x, origin_y; };
+
+class Tracker {
+public:
+    Tracker(const std::string& folder) : config(folder + "/config.json") {
+        ov::Core core;
+        const size_t small = config.number("template_px"), large = config.number("search_px");
+        auto encode = core.read_model(folder + "/encode_templates.xml");
+        encode->reshape({{"template", ov::PartialShape{1, int64_t(small), int64_t(small), 3}},
+                         {"online", ov::PartialShape{1, 1, int64_t(small), int64_t(small), 3}}});
+        auto search = core.read_model(folder + "/search.xml");
+        std::map<std::string, ov::PartialShape> shapes{{"crop", ov::PartialShape{1, int64_t(large), int64_t(large), 3}}};
+        for (size_t i = 0; i < encode->outputs().size(); ++i)
+            shapes[search->input(i + 1).get_any_name()] = encode->output(i).get_partial_shape();
+        search->reshape(shapes);
+        const ov::AnyMap options{ov::hint::performance_mode(ov::hint::PerformanceMode::LATENCY),
+                                 ov::hint::inference_precision(ov::element::f32)};
+        encoder = core.compile_model(encode, "CPU", options).create_infer_request();
+        searcher = core.compile_model(search, "CPU", options).create_infer_request();
+        for (size_t i = 0; i < encode->outputs().size(); ++i)  // the cache stays where it is made
+            searcher.set_input_tensor(i + 1, encoder.get_output_tensor(i));
+    }
+
+    void init(const Image& frame, double x, double y, double w, double h) {
+        const auto within = [](double value, double end) { return std::clamp(value, 0.0, end); };
+        box = {within(x, frame.width), within(y, frame.height), within(x + w, frame.width), within(y + h, frame.height)};
+        candidate = online = fixed = cut_template(frame);
+        online_is_fixed = candidate_is_fixed = true;
+        num_frames = 0;
+        best_score = -1;
+        encode_templates();
+    }
+
+    double update(const Image& frame) {  // the score; the box is in `box`
+        const Window window = around(config.number("search_factor"));
+        ov::Tensor crop = searcher.get_input_tensor(0);
+        cut(frame, window, int(crop.get_shape()[1]), crop.data<uint8_t>());
+        searcher.infer();
+        const float* unit = searcher.get_output_tensor(0).data<float>();
+        const double score = searcher.get_output_tensor(1).data<float>()[0];
+        const double min_side = std::min({config.number("min_side_px"), double(frame.width), double(frame.height)});
+        const auto side = [&](int axis, double origin, double end, double& low, double& high) {
+            low = std::min(std::max(unit[axis] * window.side + origin, 0.0), end - min_side);
+            high = std::min(std::max(unit[axis + 2] * window.side + origin, min_side), end);
+            high = std::max(high, low + min_side);
+        };
+        side(0, window.origin_x, frame.width, box.x1, box.x2);
+        side(1, window.origin_y, frame.height, box.y1, box.y2);
+        refresh_template(frame, score);
+        return score;
+    }
+
+    Box box{};
+
+private:
+    // At the end of every interval, the crop that scored best in it becomes the online template.
+    void refresh_template(const Image& frame, double score) {
+        ++num_frames;
+        best_score *= config.number("score_decay");
+        if (score > std::max(config.number("update_threshold"), best_score)) {
+            candidate = cut_template(frame);
+            candidate_is_fixed = false;
+            best_score = score;
+        }
+        if (num_frames % int(config.number("update_interval"))) return;
+        if (!(candidate_is_fixed && online_is_fixed)) {
+            online = candidate;
+            online_is_fixed = candidate_is_fixed;
+            encode_templates();
+        }
+        candidate = fixed;
+        candidate_is_fixed = true;
+        best_score = -1;
+    }
+
+    void encode_templates() {
+        std::copy(fixed.begin(), fixed.end(), encoder.get_input_tensor(0).data<uint8_t>());
+        std::copy(online.begin(), online.end(), encoder.get_input_tensor(1).data<uint8_t>());
+        encoder.infer();
+    }
+
+    std::vector<uint8_t> cut_template(const Image& frame) const {
+        const int px = config.number("template_px");
+        std::vector<uint8_t> crop(3 * px * px);
+        cut(frame, around(config.number("template_factor")), px, crop.data());
+        return crop;
+    }
+
+    Window around(double factor) const {
+        const double w = box.x2 - box.x1, h = box.y2 - box.y1;
+        const int side = std::max(int(std::ceil(std::sqrt(w * h) * factor - 1e-9)), 1);
+        const double x = box.x1 + 0.5 * w - 0.5 * side, y = box.y1 + 0.5 * h - 0.5 * side;
+        const int left = std::nearbyint(x), top = std::nearbyint(y);
+        if (config.number("published_mapping")) return {left, top, side, x, y};
+        return {left, top, side, double(left), double(top)};
+    }
+
+    // The window resized as cv::resize does it, in integers to the bit; black where it leaves the frame.
+    void cut(const Image& frame, const Window& window, int px, uint8_t* crop) const {
+        const int rim = config.number("published_mapping");
+        const auto pixel = [&](int x, int y, int channel) -> int {
+            x += window.left, y += window.top;
+            if (x < 0 || y < 0 || x >= frame.width - rim || y >= frame.height - rim) return 0;
+            return frame.rgb[3 * (size_t(y) * frame.width + x) + channel];
+        };
+        std::vector<Tap> taps;
+        for (int index = 0; index < px; ++index) taps.emplace_back(index, window.side, px);
+        for (const Tap& row : taps)
+            for (const Tap& column : taps)
+                for (int channel = 0; channel < 3; ++channel) {
+                    const auto along = [&](int y) {
+                        return pixel(column.first, y, channel) * column.near + pixel(column.second, y, channel) * column.far;
+                    };
+                    const int above = row.near * (along(row.first) >> 4) >> 16;
+                    const int below = row.far * (along(row.second) >> 4) >> 16;
+                    *crop++ = uint8_t((above + below + 2) >> 2);
+                }
+    }
+
+    // Between which two pixels an output pixel lies, and what it takes of each, in parts of 2048.
+    struct Tap {
+        Tap(int index, int side, int px) {
+            float at = float((index + 0.5) * side / px - 0.5);
+            first = int(std::floor(at));
+            at -= first;
+            if (first < 0) first = 0, at = 0;
+            if (first >= side - 1) first = side - 1, at = 0;
+            second = std::min(first + 1, side - 1);
+            near = int(std::lrint((1 - at) * 2048)), far = int(std::lrint(at * 2048));
+        }
+        int first, second, near, far;
+    };
+
+    Config config;
+    ov::InferRequest encoder, searcher;
+    std::vector<uint8_t> fixed, online, candidate;
+    bool online_is_fixed = true, candidate_is_fixed = true;
+    int num_frames = 0;
+    double best_score = -1;
+};
+
+int main(int argc, char** argv) try {
+    double x, y, w, h;
+    if (argc != 3 || std::sscanf(argv[2], "%lf,%lf,%lf,%lf", &x, &y, &w, &h) != 4)
+        throw std::runtime_error("usage: track FOLDER x,y,w,h < pictures.ppm");
+    Tracker tracker(argv[1]);
+    Image frame;
+    for (int index = 0; read_ppm(std::cin, frame); ++index) {
+        if (index == 0) {
+            tracker.init(frame, x, y, w, h);
+            continue;
+        }
+        const double score = tracker.update(frame);
+        const Box& b = tracker.box;
+        std::printf("%d,%.3f,%.3f,%.3f,%.3f,%.4f\n", index, b.x1, b.y1, b.x2 - b.x1, b.y2 - b.y1, score);
+    }
+} catch (const std::exception& error) {
+    std::cerr << "error: " << error.what() << "\n";
+    return 2;
+}

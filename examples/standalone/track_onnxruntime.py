@@ -1,0 +1,25 @@
+"""Track with ONNX Runtime: python track_onnxruntime.py FOLDER VIDEO x,y,w,h
+
+FOLDER is made by: mixformerv2 export MODEL FOLDER
+"""
+
+import sys
+
+import onnxruntime
+from tracking import main
+
+folder = sys.argv[1]
+encoder = onnxruntime.InferenceSession(f"{folder}/encode_templates.onnx")
+searcher = onnxruntime.InferenceSession(f"{folder}/search.onnx")
+names = [entry.name for entry in searcher.get_inputs()]
+
+
+def encode(template, online):
+    return encoder.run(None, {"template": template, "online": online})
+
+
+def search(crop, cache):
+    return searcher.run(None, dict(zip(names, [crop, *cache], strict=True)))
+
+
+main(folder, encode, search)

@@ -1,0 +1,30 @@
+"""Track with OpenVINO: python track_openvino.py FOLDER VIDEO x,y,w,h
+
+FOLDER is made by: mixformerv2 export MODEL FOLDER --target openvino
+"""
+
+import sys
+
+import openvino
+from tracking import main
+
+folder = sys.argv[1]
+options = {
+    "PERFORMANCE_HINT": "LATENCY",
+    "INFERENCE_PRECISION_HINT": "f32",
+}  # bf16 where the processor has it
+encoder, searcher = (
+    openvino.Core().compile_model(f"{folder}/{name}.xml", "CPU", options)
+    for name in ("encode_templates", "search")
+)
+
+
+def encode(template, online):
+    return encoder([template, online]).to_tuple()
+
+
+def search(crop, cache):
+    return searcher([crop, *cache]).to_tuple()
+
+
+main(folder, encode, search)

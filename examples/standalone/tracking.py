@@ -1,0 +1,91 @@
+"""The online tracker on one page, for products that ship a runtime, NumPy and OpenCV, and nothing else.
+
+A runtime brings two functions, encode(template, online) -> cache and search(crop, cache) -> (box, score), and calls
+main(): see the three files beside this one. The rules come from the exported folder's config.json.
+"""
+
+import json
+import math
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+
+class Tracker:
+    def __init__(self, folder, encode, search):
+        config = json.loads((Path(folder) / "config.json").read_text())
+        self.model, self.rules = config["model"], config["tracker"]
+        self.encode, self.search = encode, search
+        if self.rules["online_templates"] != 1 or self.rules["size_calibration"]:
+            raise ValueError("this example knows one online template and no size calibration")
+
+    def init(self, frame, box):
+        """Start on the box (x, y, w, h) in an RGB frame."""
+        x, y, w, h = box
+        height, width = frame.shape[:2]
+        self.box = np.clip([x, y, x + w, y + h], 0, [width, height, width, height])  # corners, from here on
+        self.template = self.online = self.candidate = self.cut_template(frame)
+        self.num_frames, self.best_score = 0, -1.0
+        self.cache = self.encode(self.template[None], self.online[None, None])
+
+    def update(self, frame):
+        """The box (x, y, w, h) in the next frame, and the network's score."""
+        crop, origin, side = self.cut(frame, self.rules["search_factor"], self.model["search_px"])
+        box_unit, score = (np.asarray(output)[0] for output in self.search(crop[None], self.cache))
+        low, high = np.split(box_unit.astype(float) * side + np.tile(origin, 2), 2)
+        size = np.array([frame.shape[1], frame.shape[0]], float)
+        min_side = min(self.rules["min_side_px"], *size)
+        low, high = (
+            np.minimum(np.maximum(low, 0), size - min_side),
+            np.minimum(np.maximum(high, min_side), size),
+        )
+        self.box = np.concatenate([low, np.maximum(high, low + min_side)])
+        self.refresh_template(frame, float(score))
+        return (*self.box[:2], *(self.box[2:] - self.box[:2])), float(score)
+
+    def refresh_template(self, frame, score):
+        """At the end of every interval, the crop that scored best in it becomes the online template."""
+        self.num_frames += 1
+        self.best_score *= self.rules["score_decay"]
+        if score > max(self.rules["update_threshold"], self.best_score):
+            self.candidate, self.best_score = self.cut_template(frame), score
+        if self.num_frames % self.rules["update_interval"] == 0:
+            if self.candidate is not self.online:
+                self.online = self.candidate
+                self.cache = self.encode(self.template[None], self.online[None, None])
+            self.candidate, self.best_score = self.template, -1.0
+
+    def cut_template(self, frame):
+        return self.cut(frame, self.rules["template_factor"], self.model["template_px"])[0]
+
+    def cut(self, frame, factor, out_px):
+        """A square around the box, resized, black where it leaves the frame; its corner and side in the frame."""
+        x1, y1, x2, y2 = self.box
+        side = max(math.ceil(math.sqrt((x2 - x1) * (y2 - y1)) * factor - 1e-9), 1)
+        exact = np.array([x1 + 0.5 * (x2 - x1) - 0.5 * side, y1 + 0.5 * (y2 - y1) - 0.5 * side])
+        published = self.rules[
+            "published_mapping"
+        ]  # the released code's small inexactness, which it trained with
+        left, top = np.rint(exact).astype(int)
+        bottom, right = (end - published for end in frame.shape[:2])
+        inside = frame[
+            max(top, 0) : max(min(top + side, bottom), 0), max(left, 0) : max(min(left + side, right), 0)
+        ]
+        canvas = np.zeros((side, side, 3), np.uint8)
+        canvas[max(-top, 0) :, max(-left, 0) :][: inside.shape[0], : inside.shape[1]] = inside
+        crop = cv2.resize(canvas, (out_px, out_px), interpolation=cv2.INTER_LINEAR)
+        return crop, (exact if published else np.array([left, top])), side
+
+
+def main(folder, encode, search):
+    """Prints a line frame,x,y,w,h,score for every frame of the video after the first."""
+    tracker = Tracker(folder, encode, search)
+    video = cv2.VideoCapture(sys.argv[2])
+    tracker.init(video.read()[1][..., ::-1], [float(value) for value in sys.argv[3].split(",")])
+    index = 0
+    while (frame := video.read()[1]) is not None:
+        index += 1
+        box, score = tracker.update(frame[..., ::-1])
+        print(index, *(f"{value:.3f}" for value in box), f"{score:.4f}", sep=",")

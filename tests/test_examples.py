@@ -1,0 +1,139 @@
+"""The stand-alone examples: what they import, and that they find the tracker's own boxes from a copied folder."""
+
+from __future__ import annotations
+
+import ast
+import importlib.util
+import shutil
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import openvino
+import pytest
+import replay
+from replay import BOX, CONFIG, NUM_FRAMES, paint
+
+from mixformerv2 import Tracker
+from mixformerv2.model import checkpoint
+from mixformerv2.runtime.backend import open_backend
+from mixformerv2.runtime.export import export
+from mixformerv2.runtime.torch import NetworkBackend
+
+STANDALONE = Path(__file__).parents[1] / "examples" / "standalone"
+RUNTIMES = {"track_onnxruntime": "onnxruntime", "track_openvino": "openvino", "track_torch": "torch"}
+
+
+@pytest.fixture(scope="module")
+def frames(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("frames")
+    for index in range(NUM_FRAMES):
+        cv2.imwrite(str(folder / f"{index:03d}.png"), paint(index)[..., ::-1])
+    return folder
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An export of three targets, carried to another place."""
+    made = tmp_path_factory.mktemp("made")
+    checkpoint.save(replay.network(), CONFIG, made / "model.safetensors")
+    export(made / "model.safetensors", made / "exported", ["onnx", "openvino", "torch"])
+    return Path(shutil.move(made / "exported", tmp_path_factory.mktemp("elsewhere")))
+
+
+def boxes_of(tracker: Any) -> np.ndarray:
+    tracker.init(paint(0), BOX)
+    found = [tracker.update(paint(index)) for index in range(1, NUM_FRAMES)]
+    return np.array([[*answer[0], answer[1]] for answer in found])
+
+
+def rows(printed: str) -> np.ndarray:
+    table = np.array([[float(value) for value in line.split(",")] for line in printed.splitlines()])
+    np.testing.assert_array_equal(table[:, 0], np.arange(1, NUM_FRAMES))
+    return table[:, 1:]
+
+
+@pytest.fixture(scope="module")
+def expected(folder: Path) -> np.ndarray:
+    found = boxes_of(Tracker(backend=open_backend(folder, "onnxruntime", threads=1)))
+    assert np.abs(np.diff(found[:, :4], axis=0)).max() > 2, "a box that stands still proves nothing"
+    return found
+
+
+@pytest.mark.parametrize("published_mapping", [True, False])
+def test_the_page_of_tracking_is_the_tracker(tmp_path: Path, published_mapping: bool) -> None:
+    rules = replace(CONFIG.tracker, published_mapping=published_mapping)
+    backend = NetworkBackend(replay.network(), replace(CONFIG, tracker=rules))
+    (tmp_path / "config.json").write_text(backend.config.to_json())
+    spec = importlib.util.spec_from_file_location("tracking", STANDALONE / "tracking.py")
+    assert spec is not None and spec.loader is not None
+    page = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(page)
+    ours = boxes_of(page.Tracker(tmp_path, backend.encode_templates, backend.search))
+    np.testing.assert_allclose(ours, boxes_of(Tracker(backend=backend)), rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["tracking", *RUNTIMES])
+def test_an_example_needs_its_runtime_numpy_and_opencv_alone(name: str) -> None:
+    names = {
+        (node.module if isinstance(node, ast.ImportFrom) else node.names[0].name)
+        for node in ast.walk(ast.parse((STANDALONE / f"{name}.py").read_text()))
+        if isinstance(node, (ast.Import, ast.ImportFrom))
+    }
+    allowed = {"numpy", "cv2", "tracking", RUNTIMES.get(name), *sys.stdlib_module_names}
+    assert {str(module).split(".")[0] for module in names} <= allowed
+
+
+@pytest.mark.parametrize("name", RUNTIMES)
+def test_every_python_example_finds_the_trackers_boxes(
+    folder: Path, frames: Path, expected: np.ndarray, name: str
+) -> None:
+    box = ",".join(map(str, BOX))
+    command = [sys.executable, STANDALONE / f"{name}.py", folder, frames / "%03d.png", box]
+    ran = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert ran.returncode == 0, ran.stderr
+    np.testing.assert_allclose(rows(ran.stdout), expected, rtol=0, atol=0.01)
+
+
+@pytest.fixture(scope="module")
+def cpp(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    missing = [tool for tool in ("cmake", "c++") if shutil.which(tool) is None]
+    cmake = Path(openvino.__file__).parent / "cmake"
+    if missing or not cmake.is_dir():
+        pytest.skip(f"no {' and no '.join(missing)} here" if missing else f"this OpenVINO has no {cmake}")
+    build = tmp_path_factory.mktemp("build")
+    for command in (
+        ["cmake", "-S", STANDALONE / "cpp", "-B", build, f"-DOpenVINO_DIR={cmake}"],
+        ["cmake", "--build", build],
+    ):
+        ran = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert ran.returncode == 0, ran.stdout + ran.stderr
+    return build / "track"
+
+
+def ppm(picture: np.ndarray) -> bytes:
+    return b"P6\n%d %d\n255\n" % picture.shape[1::-1] + picture.tobytes()
+
+
+def test_the_cpp_example_finds_the_trackers_boxes(cpp: Path, folder: Path, expected: np.ndarray) -> None:
+    pictures = b"".join(ppm(paint(index)) for index in range(NUM_FRAMES))
+    box = ",".join(map(str, BOX))
+    ran = subprocess.run([cpp, folder, box], input=pictures, capture_output=True, check=False)
+    assert ran.returncode == 0, ran.stderr
+    np.testing.assert_allclose(rows(ran.stdout.decode()), expected, rtol=0, atol=0.01)
+
+
+def test_the_cpp_example_says_in_one_line_what_is_wrong(cpp: Path, folder: Path, tmp_path: Path) -> None:
+    for arguments, pictures, words in (
+        ([folder, "1,2,3"], b"", "usage: track FOLDER x,y,w,h"),
+        ([tmp_path, "1,2,3,4"], b"", "config.json cannot be read"),
+        ([folder, "1,2,3,4"], b"GIF89a 1 1 1", "must hold binary PPM pictures"),
+    ):
+        ran = subprocess.run([cpp, *arguments], input=pictures, capture_output=True, check=False)
+        assert ran.returncode == 2
+        assert words in ran.stderr.decode()
+        assert ran.stderr.decode().count("\n") == 1
