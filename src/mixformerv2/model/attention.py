@@ -67,14 +67,15 @@ class MixedAttention(nn.Module):
         _, key_weight, value_weight = self.qkv.weight.unflatten(0, (3, self.heads, -1))
         _, key_bias, value_bias = self.qkv.bias.unflatten(0, (3, self.heads, -1, 1))
         keys, values = (self.by_head(part) for part in templates)
+        # transpose, here and below: the converter to ncnn does not know .mT.
         turned = torch.einsum("bhqd,hdc->bhqc", q, key_weight)
-        own = turned.flatten(1, 2) @ tokens.mT
+        own = turned.flatten(1, 2) @ tokens.transpose(-2, -1)
         own = own.unflatten(1, (self.heads, -1)) + q @ key_bias
-        shares = torch.cat([q @ keys.mT, own], dim=-1).softmax(dim=-1)
+        shares = torch.cat([q @ keys.transpose(-2, -1), own], dim=-1).softmax(dim=-1)
         of_templates, of_own = shares.split([keys.shape[2], tokens.shape[1]], dim=-1)
         seen = (of_own.flatten(1, 2) @ tokens).unflatten(1, (self.heads, -1))
         mixed = torch.einsum("bhqc,hdc->bhqd", seen, value_weight)
-        mixed = mixed + of_own.sum(-1, keepdim=True) * value_bias.mT
+        mixed = mixed + of_own.sum(-1, keepdim=True) * value_bias.transpose(-2, -1)
         return self._join(of_templates @ values + mixed)
 
     def by_head(self, tokens: Float[Tensor, "b tokens dim"]) -> Float[Tensor, "b heads tokens head_dim"]:
@@ -91,7 +92,7 @@ def _attention(
 ) -> Float[Tensor, "b heads queries head_dim"]:
     if torch.compiler.is_exporting():
         # The plainest form, which every runtime fuses: torch's exporter scales both factors and turns keys twice.
-        return (queries * queries.shape[-1] ** -0.5 @ keys.mT).softmax(dim=-1) @ values
+        return (queries * queries.shape[-1] ** -0.5 @ keys.transpose(-2, -1)).softmax(dim=-1) @ values
     return F.scaled_dot_product_attention(queries, keys, values)
 
 

@@ -83,8 +83,8 @@ def load(folder: Path, pair: Pair) -> Iterator[Backend]:
 def _loaded(graph: Path, num_outputs: int) -> Callable[..., list[np.ndarray]]:
     net = ncnn.Net()
     net.opt.use_fp16_packed = net.opt.use_fp16_storage = net.opt.use_fp16_arithmetic = False
-    net.load_param(f"{graph}.param")
-    net.load_model(f"{graph}.bin")
+    if net.load_param(f"{graph}.param") or net.load_model(f"{graph}.bin"):
+        raise ValueError(f"ncnn cannot load {graph.name}: it has an operation that this version does not know")
 
     def run(*arrays: np.ndarray) -> list[np.ndarray]:
         extractor = net.create_extractor()
