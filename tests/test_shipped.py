@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 
 from mixformerv2 import Tracker, geometry
-from mixformerv2.config import preset
+from mixformerv2.config import DEFAULT_MODEL, preset
 from mixformerv2.evaluate.proof import Clip
 from mixformerv2.runtime.backend import read_config, shipped_models
 from mixformerv2.video import open_source
 
 
 def test_the_default_model_ships() -> None:
-    assert "tiny" in shipped_models()
+    assert DEFAULT_MODEL in shipped_models()
 
 
 @pytest.mark.parametrize("name", shipped_models())

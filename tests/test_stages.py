@@ -298,6 +298,9 @@ def test_the_shipped_sizes_come_out_of_our_own_recipes() -> None:
     for name in ("compact", "tiny"):
         assert compact_and_tiny[name] == dataclasses.replace(PRESETS[name].model, num_bins=56)
     assert RECIPES["tiny-from-labels"]().stages[-1].target == PRESETS["tiny"]
+    near, whole = RECIPES["compact-from-labels"]().stages
+    assert (near.target, whole.target) == (PRESETS["compact-144"], PRESETS["compact"])
+    assert near.frozen_blocks == whole.frozen_blocks == 4
     assert RECIPES["finetune"]().stages[0].start == "tiny"
 
 

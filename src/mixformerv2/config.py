@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 PATCH_PX = 16
+DEFAULT_MODEL = "compact-144"  # of those that ship, what is taken where none is named
 
 
 @dataclass(frozen=True)
@@ -122,6 +123,8 @@ class Config:
 
 # The search factor as measured for the first `tiny` (weights/tiny/README.md); it was trained with 4.5.
 _OURS = TrackerConfig(search_factor=4.0, update_interval=10, min_side_px=4.0, published_mapping=False)
+# The rules of the first `compact-144`, as its card has them measured. Its window is as wide as it was trained with.
+_NEAR = dataclasses.replace(_OURS, search_factor=2.9, size_inertia=0.5)
 _WIDE: dict[str, Any] = dict(dim=768, heads=12)
 _NARROW: dict[str, Any] = dict(dim=384, heads=6)
 _LARGE_INPUT: dict[str, Any] = dict(search_px=288, template_px=128)
@@ -138,6 +141,11 @@ PRESETS: dict[str, Config] = {
     "small": Config(ModelConfig(depth=4, mlp_ratio=1.0, num_bins=96, **_WIDE, **_SMALL_INPUT)),
     # Ours: width 384, for CPUs.
     "compact": Config(ModelConfig(depth=8, mlp_ratio=4.0, **_NARROW, **_SMALL_INPUT, **_OURS_HEADS), _OURS),
+    # A smaller window at the same scale: a target that moves less than its own size, at half the arithmetic.
+    "compact-144": Config(
+        ModelConfig(depth=8, mlp_ratio=4.0, **_NARROW, **(_SMALL_INPUT | dict(search_px=144)), **_OURS_HEADS),
+        _NEAR,
+    ),
     "tiny": Config(ModelConfig(depth=4, mlp_ratio=1.0, **_NARROW, **_SMALL_INPUT, **_OURS_HEADS), _OURS),
     # Teachers: MixViT with the dense pyramidal corner head.
     "mixvit-s": Config(ModelConfig(num_bins=56, **_TEACHER, **_NARROW, **_SMALL_INPUT)),

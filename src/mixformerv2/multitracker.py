@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from mixformerv2.config import TrackerConfig
+from mixformerv2.config import DEFAULT_MODEL, TrackerConfig
 from mixformerv2.results import Result
 from mixformerv2.runtime.backend import Backend
 from mixformerv2.target import RgbFrame, Target
@@ -33,7 +33,7 @@ class MultiTracker:
 
     def __init__(
         self,
-        model: str | Path = "tiny",
+        model: str | Path = DEFAULT_MODEL,
         backend: str | Backend = "auto",
         precision: str = "auto",
         device: str = "auto",

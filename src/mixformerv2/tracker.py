@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from mixformerv2 import geometry
-from mixformerv2.config import TrackerConfig
+from mixformerv2.config import DEFAULT_MODEL, TrackerConfig
 from mixformerv2.results import Result
 from mixformerv2.runtime.backend import Backend, open_backend
 from mixformerv2.target import Target
@@ -35,7 +35,7 @@ class Tracker:
 
     def __init__(
         self,
-        model: str | Path = "tiny",
+        model: str | Path = DEFAULT_MODEL,
         backend: str | Backend = "auto",
         precision: str = "auto",
         device: str = "auto",
@@ -102,8 +102,8 @@ def track(
     """Follows the object in ``box`` from ``start_frame`` on; yields every frame (RGB) with its result.
 
     ``source`` is a video file, a folder or glob of images, a camera number or a URL; or frames that are open, which
-    begin where they stand. The first result is the given box itself with score 1. Without a ``tracker`` the shipped
-    ``tiny`` is loaded. Raises ValueError or an OSError with one sentence for a source or box that is wrong, when the
+    begin where they stand. The first result is the given box itself with score 1. Without a ``tracker`` the
+    default model is loaded. Raises ValueError or an OSError with one sentence for a source or box that is wrong, when the
     first frame is asked for; a stream that ends early warns.
     """
     tracker = tracker or Tracker()

@@ -11,6 +11,7 @@ from typing import Annotated
 import typer
 
 from mixformerv2.cli.common import app, err, key_values, out, warn
+from mixformerv2.config import DEFAULT_MODEL
 
 data_app = typer.Typer(help="Look at datasets, and pack them.", no_args_is_help=True)
 app.add_typer(data_app, name="data")
@@ -78,7 +79,7 @@ def label(
     clips: Annotated[Path, typer.Argument(help="Folder of videos, or of folders of images.")],
     starts: Annotated[Path, typer.Argument(help="CSV file clip,frame,x,y,w,h,name: a box for each target.")],
     output: Annotated[Path, typer.Argument(help="Folder for the labelled clips; those in it are kept.")],
-    tracker: Annotated[str, typer.Option(help="Tracker, as for `mixformerv2 evaluate`.")] = "tiny",
+    tracker: Annotated[str, typer.Option(help="Tracker, as for `mixformerv2 evaluate`.")] = DEFAULT_MODEL,
     option: Annotated[list[str] | None, typer.Option(help="KEY=VALUE for the tracker.")] = None,
     segment_frames: Annotated[int, typer.Option(help="Look back after so many frames.")] = 12,
     min_iou: Annotated[float, typer.Option(help="Least overlap of the way there and the way back.")] = 0.6,

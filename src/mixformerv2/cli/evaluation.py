@@ -20,6 +20,7 @@ from mixformerv2.cli.reports import (
     place_of_report,
     write_report,
 )
+from mixformerv2.config import DEFAULT_MODEL
 
 if TYPE_CHECKING:
     from mixformerv2.evaluate.datasets import Opened
@@ -80,7 +81,7 @@ def evaluate(
 
     check_execution(executor, address, time_limit)
     check_max_frames(max_frames)
-    specs = _specs(tracker or ["tiny"], option or [], peers)
+    specs = _specs(tracker or [DEFAULT_MODEL], option or [], peers)
     opened = open_for_evaluation(dataset, root, sequence or ())
     chosen = choose_protocols(protocol, opened.benchmark)
     name = opened.name if max_frames is None else f"{opened.name}-first-{max_frames}"

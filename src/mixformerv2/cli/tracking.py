@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from mixformerv2.cli.common import OverwriteOption, app, err, out, parse_box, warn
+from mixformerv2.config import DEFAULT_MODEL
 
 if TYPE_CHECKING:
     from mixformerv2.recording import Progress, Summary
@@ -27,7 +28,7 @@ ThreadsOption = Annotated[int | None, typer.Option("--threads", help="CPU thread
 @app.command(epilog="Example: mixformerv2 demo --output-dir /tmp/demo")
 def demo(
     output_dir: Annotated[Path, typer.Option(help="Folder for the three files.")] = Path("mixformerv2-demo"),
-    model: ModelOption = "tiny",
+    model: ModelOption = DEFAULT_MODEL,
     backend: BackendOption = "auto",
     precision: PrecisionOption = "auto",
     threads: ThreadsOption = None,
@@ -82,7 +83,7 @@ def track_verb(
     results_format: Annotated[
         str | None, typer.Option(help="csv, jsonl, otb, lasot, got10k or mot; by default from the suffix.")
     ] = None,
-    model: ModelOption = "tiny",
+    model: ModelOption = DEFAULT_MODEL,
     backend: BackendOption = "auto",
     precision: PrecisionOption = "auto",
     device: DeviceOption = "auto",

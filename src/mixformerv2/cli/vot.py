@@ -9,12 +9,13 @@ import typer
 from rich.markup import escape
 
 from mixformerv2.cli.common import app, err, key_values, out
+from mixformerv2.config import DEFAULT_MODEL
 
 
 @app.command(epilog="Example: mixformerv2 vot workspace/ --tracker tiny --toolkit VOT/bin/vot")
 def vot(
     workspace: Annotated[Path, typer.Argument(help="Folder made by `vot initialize`.")],
-    tracker: Annotated[str, typer.Option(help="Tracker, as for `mixformerv2 evaluate`.")] = "tiny",
+    tracker: Annotated[str, typer.Option(help="Tracker, as for `mixformerv2 evaluate`.")] = DEFAULT_MODEL,
     option: Annotated[list[str] | None, typer.Option(help="KEY=VALUE for the tracker.")] = None,
     toolkit: Annotated[
         str | None, typer.Option(help="The toolkit's program; by default the `vot` on the PATH.")

@@ -84,7 +84,9 @@ def _loaded(graph: Path, num_outputs: int) -> Callable[..., list[np.ndarray]]:
     net = ncnn.Net()
     net.opt.use_fp16_packed = net.opt.use_fp16_storage = net.opt.use_fp16_arithmetic = False
     if net.load_param(f"{graph}.param") or net.load_model(f"{graph}.bin"):
-        raise ValueError(f"ncnn cannot load {graph.name}: it has an operation that this version does not know")
+        raise ValueError(
+            f"ncnn cannot load {graph.name}: it has an operation that this version does not know"
+        )
 
     def run(*arrays: np.ndarray) -> list[np.ndarray]:
         extractor = net.create_extractor()
