@@ -22,7 +22,9 @@ CONFIG = Config(
         learned_positions=True,
     ),
     # The released code's mapping is the harder one to repeat.
-    TrackerConfig(update_interval=3, update_threshold=0.1, min_side_px=6.0, score_decay=0.9),
+    TrackerConfig(
+        update_interval=3, update_threshold=0.1, min_side_px=6.0, score_decay=0.9, size_inertia=0.2
+    ),
 )
 BOX = (60.0, 40.0, 40.0, 30.0)  # so wide a window that it leaves the frame
 NUM_FRAMES = 10

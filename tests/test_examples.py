@@ -7,7 +7,7 @@ import importlib.util
 import shutil
 import subprocess
 import sys
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ import replay
 from replay import BOX, CONFIG, NUM_FRAMES, paint
 
 from mixformerv2 import Tracker
+from mixformerv2.config import TrackerConfig
 from mixformerv2.model import checkpoint
 from mixformerv2.runtime.backend import open_backend
 from mixformerv2.runtime.export import export
@@ -75,6 +76,13 @@ def test_the_page_of_tracking_is_the_tracker(tmp_path: Path, published_mapping: 
     spec.loader.exec_module(page)
     ours = boxes_of(page.Tracker(tmp_path, backend.encode_templates, backend.search))
     np.testing.assert_allclose(ours, boxes_of(Tracker(backend=backend)), rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("page", ["tracking.py", "cpp/track.cpp"])
+def test_the_examples_know_every_online_rule(page: str) -> None:
+    rules = {field.name for field in fields(TrackerConfig)}
+    unknown = {rule for rule in rules if f'"{rule}"' not in (STANDALONE / page).read_text()}
+    assert unknown == {"lost_threshold"}, "which names the state that the examples do not print"
 
 
 @pytest.mark.parametrize("name", ["tracking", *RUNTIMES])

@@ -35,6 +35,9 @@ class Tracker:
         crop, origin, side = self.cut(frame, self.rules["search_factor"], self.model["search_px"])
         box_unit, score = (np.asarray(output)[0] for output in self.search(crop[None], self.cache))
         low, high = np.split(box_unit.astype(float) * side + np.tile(origin, 2), 2)
+        last, now = (np.maximum(sides, 1e-6) for sides in (self.box[2:] - self.box[:2], high - low))
+        grown = (high - low) * ((last / now) ** self.rules["size_inertia"] - 1) / 2
+        low, high = low - grown, high + grown
         size = np.array([frame.shape[1], frame.shape[0]], float)
         min_side = min(self.rules["min_side_px"], *size)
         low, high = (

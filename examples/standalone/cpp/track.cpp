@@ -96,9 +96,11 @@ public:
         const double score = searcher.get_output_tensor(1).data<float>()[0];
         const double min_side = std::min({config.number("min_side_px"), double(frame.width), double(frame.height)});
         const auto side = [&](int axis, double origin, double end, double& low, double& high) {
-            low = std::min(std::max(unit[axis] * window.side + origin, 0.0), end - min_side);
-            high = std::min(std::max(unit[axis + 2] * window.side + origin, min_side), end);
-            high = std::max(high, low + min_side);
+            const double from = unit[axis] * window.side + origin, to = unit[axis + 2] * window.side + origin;
+            const double last = std::max(high - low, 1e-6), now = std::max(to - from, 1e-6);
+            const double grown = (to - from) * (std::pow(last / now, config.number("size_inertia")) - 1) / 2;
+            low = std::min(std::max(from - grown, 0.0), end - min_side);
+            high = std::max(std::min(std::max(to + grown, min_side), end), low + min_side);
         };
         side(0, window.origin_x, frame.width, box.x1, box.x2);
         side(1, window.origin_y, frame.height, box.y1, box.y2);
