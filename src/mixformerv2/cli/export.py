@@ -117,7 +117,8 @@ def _table(proofs: list[tuple[str, Proof]]) -> Table:
         caption=f"against torch in f32 over {last.frames} frames; AUC on {last.auc_frames} of {last.auc_against}",
     )
     for target, proof in proofs:
-        name = target if target in proof.runtime else f"{target} in {proof.runtime}"
+        is_its_own = proof.runtime.split(".")[0] == target
+        name = target if is_its_own else f"{target} in {proof.runtime}"
         auc = f"{proof.auc:.3f} {proof.auc_change:+.3f}"
         table.add_row(name, "same crops", *_shown(proof.same_crops), "")
         table.add_row("", "on its own", *_shown(proof.on_its_own), auc)
