@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib.util
 import logging
+import subprocess
+import sys
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -482,6 +484,18 @@ def test_a_model_that_is_not_there_is_told_by_name_or_path(tmp_path: Path) -> No
         FileNotFoundError, match="no model at .*huge: expected a .safetensors file or a folder"
     ):
         open_backend(tmp_path / "huge")
+
+
+def test_models_that_come_and_go_leave_a_process_that_survives_a_signal() -> None:
+    """Of two cores of OpenVINO the second to end gives back a stack for signals that the first has freed."""
+    code = (
+        "import gc, os, signal; from mixformerv2 import Tracker\n"
+        "first = Tracker('tiny', backend='openvino'); second = Tracker('tiny', backend='openvino')\n"
+        "del first; gc.collect(); del second; gc.collect()\n"
+        "signal.signal(signal.SIGTERM, lambda *_: print('told')); os.kill(os.getpid(), signal.SIGTERM)"
+    )
+    ended = subprocess.run([sys.executable, "-X", "faulthandler", "-c", code], capture_output=True, text=True)
+    assert (ended.returncode, ended.stdout) == (0, "told\n"), ended.stderr
 
 
 def test_every_shipped_model_is_a_preset_and_opens() -> None:

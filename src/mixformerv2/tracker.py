@@ -102,9 +102,9 @@ def track(
     """Follows the object in ``box`` from ``start_frame`` on; yields every frame (RGB) with its result.
 
     ``source`` is a video file, a folder or glob of images, a camera number or a URL; or frames that are open, which
-    begin where they stand. The first result is the given box itself with score 1. Without a ``tracker`` the
-    default model is loaded. Raises ValueError or an OSError with one sentence for a source or box that is wrong, when the
-    first frame is asked for; a stream that ends early warns.
+    begin where they stand. The first result is the given box itself with score 1. Without a ``tracker`` the default
+    model is loaded. Raises ValueError or an OSError with one sentence for a source or box that is wrong, when the first
+    frame is asked for; a stream that ends early warns.
     """
     tracker = tracker or Tracker()
     frames = source if isinstance(source, FrameSource) else open_source(source, start_frame)

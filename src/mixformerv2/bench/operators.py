@@ -68,8 +68,9 @@ def by_kind(events: Iterable[Event]) -> list[Operator]:
 def _openvino_events(name: RowName, sizes: ModelConfig, templates: int, graph: Path) -> Iterator[Event]:
     import openvino as ov
 
-    core = ov.Core()
-    model = core.read_model(graph)
+    from mixformerv2.runtime.openvino import core
+
+    model = core().read_model(graph)
     shapes = {
         port.any_name: _shape(
             [size.get_length() if size.is_static else None for size in port.partial_shape], sizes, templates
@@ -83,7 +84,7 @@ def _openvino_events(name: RowName, sizes: ModelConfig, templates: int, graph: P
         "INFERENCE_NUM_THREADS": name.threads,
         "PERF_COUNT": True,
     }
-    request = core.compile_model(model, "CPU", options).create_infer_request()
+    request = core().compile_model(model, "CPU", options).create_infer_request()
     for _ in range(WARM_UP + PASSES):
         request.infer()
         for node in request.profiling_info:

@@ -111,6 +111,8 @@ def _openvino_product(peak: Peak, side: int) -> Callable[[], object]:
     import openvino as ov
     from openvino import opset13 as op
 
+    from mixformerv2.runtime.openvino import core
+
     def quantised(values: ov.Output, levels: int) -> ov.Output:
         low, high = (op.constant(np.array([bound], np.float32)) for bound in (-1.0, 1.0))
         return op.fake_quantize(values, low, high, low, high, levels)
@@ -124,7 +126,7 @@ def _openvino_product(peak: Peak, side: int) -> Callable[[], object]:
         "INFERENCE_PRECISION_HINT": "bf16" if peak.precision == "bf16" else "f32",
         "INFERENCE_NUM_THREADS": peak.threads,
     }
-    request = ov.Core().compile_model(model, "CPU", options).create_infer_request()
+    request = core().compile_model(model, "CPU", options).create_infer_request()
     request.get_input_tensor(0).data[:] = 0.5
     return request.infer
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import io
 from collections.abc import Sequence
 from pathlib import Path
@@ -40,16 +41,25 @@ class _Templates(NamedTuple):
     requests: dict[str, ov.InferRequest]
 
 
-def precisions(core: Any, device: str) -> tuple[str, ...]:
+@functools.cache
+def core() -> ov.Core:
+    """The one of this process, which lives as long.
+
+    A core gives the main thread another stack for signals and takes it back at its end. Of two that overlap, the second
+    gives back what the first has freed, and the next signal, Ctrl-C among them, is a segmentation fault (2026.4).
+    """
+    return ov.Core()
+
+
+def precisions(device: str) -> tuple[str, ...]:
     """In which precisions a device computes, widest first; int8 also where it has no instructions made for it."""
-    there = core.get_property(device, "OPTIMIZATION_CAPABILITIES")
+    there = core().get_property(device, "OPTIMIZATION_CAPABILITIES")
     return tuple(name for name, capability in _CAPABILITIES.items() if capability in there)
 
 
 def available() -> tuple[list[str], tuple[str, ...]]:
     """OpenVINO's devices here, and the precisions of the CPU."""
-    core = ov.Core()
-    return list(core.available_devices), precisions(core, "CPU")
+    return list(core().available_devices), precisions("CPU")
 
 
 def narrow(there: tuple[str, ...]) -> str:
@@ -71,13 +81,13 @@ class OpenVINOBackend:
 
     def __init__(self, folder: Path, precision: str, device: str, threads: int | None) -> None:
         self.config = read_config(folder / WEIGHTS_FILE)
-        self._core = ov.Core()
+        self._core = core()
         self._device = "CPU" if device == "auto" else device.upper()
         if self._device not in self._core.available_devices:
             devices = ", ".join(self._core.available_devices)
             raise ValueError(f"OpenVINO has no device {device!r} here: choose one of {devices}")
         self.precision = self._choose(precision, folder)
-        there = precisions(self._core, self._device)
+        there = precisions(self._device)
         floating = narrow(there) if self.precision == "int8" else self.precision
         self._options: dict[str, Any] = {"INFERENCE_PRECISION_HINT": floating}
         if threads is not None and self._device == "CPU":
@@ -109,7 +119,7 @@ class OpenVINOBackend:
             raise ValueError(damaged(graph)) from None
 
     def _choose(self, precision: str, folder: Path) -> str:
-        there = precisions(self._core, self._device)
+        there = precisions(self._device)
         if precision == "auto":
             return narrow(there)
         if precision not in there:
@@ -186,7 +196,7 @@ class OpenVINOBackend:
         ):  # few other devices hand out what they compiled
             return self._core.compile_model(graph, self._device, options)
         processor = self._core.get_property(self._device, "FULL_DEVICE_NAME")
-        able = precisions(self._core, self._device)
+        able = precisions(self._device)
         name = compiled.name(
             **about, options=options, openvino=ov.__version__, on=[processor, *able], source=self._source
         )

@@ -21,7 +21,7 @@ from openvino import opset13 as op
 
 from mixformerv2.runtime import compiled
 from mixformerv2.runtime.backend import ENCODE_GRAPH, INT8_GRAPH, INT8_WEIGHTS, SEARCH_GRAPH, WEIGHTS_FILE
-from mixformerv2.runtime.openvino import MADE_OF
+from mixformerv2.runtime.openvino import MADE_OF, core
 
 Progress = Callable[[str], None]
 _F32 = {"INFERENCE_PRECISION_HINT": "f32"}
@@ -65,14 +65,13 @@ def quantise(
         raise ValueError(
             f"quantising needs at least {2 * config.held_out} examples to calibrate on, got {len(examples)}"
         )
-    core = ov.Core()
     inputs = [
-        _inputs(core.compile_model(folder / ENCODE_GRAPH, "CPU", _F32), example) for example in examples
+        _inputs(core().compile_model(folder / ENCODE_GRAPH, "CPU", _F32), example) for example in examples
     ]
-    graph = core.read_model(folder / SEARCH_GRAPH)
+    graph = core().read_model(folder / SEARCH_GRAPH)
     groups = _layers(graph)
-    _fold_weights(core, graph)
-    trial = _Trial(core, graph, groups, inputs, config.held_out)
+    _fold_weights(graph)
+    trial = _Trial(graph, groups, inputs, config.held_out)
     kept = [name for name in groups if "head" in name]  # four tokens: nothing to gain
     made, drift = trial.run(kept)
     progress(f"all layers in int8: mean drift {drift.mean():.4f} of the crop's side")
@@ -99,13 +98,12 @@ class _Trial:
 
     def __init__(
         self,
-        core: ov.Core,
         graph: ov.Model,
         layers: dict[str, list[str]],
         inputs: list[dict[str, np.ndarray]],
         held_out: int,
     ) -> None:
-        self._core, self._graph, self._layers = core, graph, layers
+        self._graph, self._layers = graph, layers
         self._checks = inputs[::held_out]
         self._calibration = [one for index, one in enumerate(inputs) if index % held_out]
         self._reference = self._boxes(graph)
@@ -134,7 +132,7 @@ class _Trial:
         return sorted(layers, key=lambda layer: drifts[layer])
 
     def _boxes(self, graph: ov.Model) -> Float[np.ndarray, "checks 4"]:
-        model = self._core.compile_model(graph, "CPU", _F32)
+        model = core().compile_model(graph, "CPU", _F32)
         return np.concatenate([model(one)["box_unit"] for one in self._checks])
 
 
@@ -170,7 +168,7 @@ def _layer(node: ov.Node) -> str:
     )
 
 
-def _fold_weights(core: ov.Core, graph: ov.Model) -> None:
+def _fold_weights(graph: ov.Model) -> None:
     """Every product takes its weights as they are multiplied: int8 arithmetic is not found behind a turned constant."""
     ports = [
         port
@@ -179,7 +177,7 @@ def _fold_weights(core: ov.Core, graph: ov.Model) -> None:
         for port in node.inputs()
         if _is_constant(port.get_source_output())
     ]
-    constants = core.compile_model(
+    constants = core().compile_model(
         ov.Model([op.result(p.get_source_output()) for p in ports], []), "CPU", _F32
     )({})
     for index, port in enumerate(ports):

@@ -6,11 +6,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
-import openvino as ov
 from jaxtyping import UInt8
 
 from mixformerv2.config import Config
 from mixformerv2.runtime.backend import Backend, Located
+from mixformerv2.runtime.openvino import core
 
 Cache = tuple[np.ndarray, ...]
 
@@ -50,7 +50,7 @@ def in_openvino(folder: Path, suffix: str, config: Config) -> LoadedPair:
 
 def _compiled(graph: Path) -> Callable[..., list[np.ndarray]]:
     options = {"INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": "LATENCY"}
-    model = ov.Core().compile_model(graph, "CPU", options)
+    model = core().compile_model(graph, "CPU", options)
     return lambda *arrays: list(model(list(arrays)).to_tuple())
 
 

@@ -12,6 +12,7 @@ from mixformerv2.runtime.backend import Backend
 from mixformerv2.runtime.export import onnx
 from mixformerv2.runtime.export.graphs import Pair
 from mixformerv2.runtime.export.loaded import in_openvino
+from mixformerv2.runtime.openvino import core
 
 
 def write(pair: Pair, folder: Path) -> None:
@@ -19,7 +20,7 @@ def write(pair: Pair, folder: Path) -> None:
     with tempfile.TemporaryDirectory(dir=folder) as graphs:
         onnx.write(pair, Path(graphs))
         for name in ("encode_templates", "search"):
-            model = ov.Core().read_model(Path(graphs) / f"{name}.onnx")
+            model = core().read_model(Path(graphs) / f"{name}.onnx")
             # The weights are in half precision already; the rest, such as the channel means, must not be.
             ov.save_model(model, folder / f"{name}.xml", compress_to_fp16=False)
 
