@@ -14,7 +14,6 @@ from typing import Any, NamedTuple
 import numpy as np
 import onnx
 import onnxruntime as ort
-import openvino as ov
 import pytest
 import torch
 
@@ -32,6 +31,7 @@ from mixformerv2.runtime.backend import (
     read_config,
 )
 from mixformerv2.runtime.export import CONFIG_FILE, export
+from mixformerv2.runtime.openvino import precisions
 
 SIZES = dict(dim=32, heads=2, search_px=64, template_px=32, num_bins=12)
 MODELS = {
@@ -91,7 +91,7 @@ def opened(exported: Exported) -> Iterator[Callable[[str, str, str], Backend]]:
     torch_threads = torch.get_num_threads()
 
     def get(model: str, name: str, precision: str) -> Backend:
-        if precision == "bf16" and "BF16" not in ov.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+        if precision == "bf16" and "bf16" not in precisions("CPU"):
             pytest.skip("this CPU has no bf16 arithmetic")
         key = (model, name, precision)
         if key not in loaded:
@@ -416,11 +416,7 @@ def test_int8_of_a_model_that_was_not_quantised_is_told_with_the_command_that_do
 def test_bf16_on_a_processor_without_it_gets_one_sentence(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    class Older(ov.Core):
-        def get_property(self, *arguments: Any) -> Any:
-            return ["FP32"]
-
-    monkeypatch.setattr(ov, "Core", Older)
+    monkeypatch.setattr("mixformerv2.runtime.openvino.precisions", lambda _: ("f32",))
     with pytest.raises(ValueError, match="has no bf16 arithmetic: choose precision f32, or auto"):
         open_backend(folder, "openvino", precision="bf16")
     assert open_backend(folder, "openvino").precision == "f32"
