@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from painted import HEIGHT, WIDTH, Outlines, colour, rectangle, still, video
 
-from mixformerv2.data.bank import ImageBank, inside_frame, look, read_rgbm, shrink
+from mixformerv2.data.bank import ImageBank, inside_box, look, read_rgbm, shrink
 
 
 def noise(height: int, width: int, seed: int = 0) -> np.ndarray:
@@ -147,7 +147,7 @@ def test_windows_far_outside_minute_or_huge_are_still_windows(scale: float, x: f
 
 def test_which_pixels_are_inside_the_frame_by_hand() -> None:
     to_frame = torch.tensor([[[8.0, 0, -2], [0, 8, 0]], [[-8.0, 0, 8], [0, 8, 0]]])
-    inside = inside_frame(to_frame, torch.tensor([[4.0, 3.0], [4.0, 99.0]]), 8)
+    inside = inside_box(to_frame, torch.tensor([[0.0, 0.0, 4.0, 3.0], [0.0, 0.0, 4.0, 99.0]]), 8)
     expected = torch.zeros(2, 8, 8, dtype=torch.bool)
     expected[0, :3, 2:6] = True
     expected[1, :, 4:] = True

@@ -96,11 +96,27 @@ def placed(sequence: Sequence, side_px: int, **changes: np.ndarray) -> Batch:
     used = np.zeros((1, 2, 3), bool)
     used[:, :, TARGET] = True
     no = np.zeros((1, 2), bool)
-    plan = Plan(np.zeros((1, 2, 3, 3), np.int64), to_frame, used, no, no, np.ones(1, bool))
+    plan = Plan(
+        np.zeros((1, 2, 3, 3), np.int64), to_frame, used, no, no, np.zeros((1, 2, 4)), np.ones(1, bool)
+    )
     window = torch.from_numpy(look(read_rgbm(sequence, 0), to_frame[0, 0, TARGET], side_px))[None]
     sizes = np.broadcast_to(sequence.frame(0).shape[1::-1], (1, 2, 3, 2)).astype(np.int64)
     rng = np.random.default_rng(0)
     return compose(plan, Seen(window, window, sizes), DAYLIGHT, rng, torch.Generator())
+
+
+def test_the_label_of_a_part_is_that_rectangle_of_the_object_and_its_surroundings_stay() -> None:
+    batch, plan = make(stills(4), 12, CENTRED, absent_share=0.0, part_share=1.0, **ALONE)
+    sides = plan.part_frame[:, 0, 2:] - plan.part_frame[:, 0, :2]
+    shape = np.sqrt(sides[:, 0] / sides[:, 1])
+    expected = (
+        0.5 + np.stack([-shape, -1 / shape, shape, 1 / shape], axis=1) / 8
+    )  # a quarter of the window's side
+    np.testing.assert_allclose(batch.box_unit, expected, atol=1.01 / 64)
+    for box, search in zip((batch.box_unit * 64).round().int().tolist(), batch.search, strict=True):
+        shown = where(search, who(search[32, 32]))
+        assert shown[box[1] + 1 : box[3] - 1, box[0] + 1 : box[2] - 1].all()
+        assert shown.sum() > 1.2 * (box[2] - box[0]) * (box[3] - box[1])  # of the object there is more
 
 
 @pytest.mark.parametrize("segmented", [True, False])

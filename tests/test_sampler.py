@@ -233,6 +233,29 @@ def test_segmented_objects_are_moved_and_joined_as_often_as_asked() -> None:
     assert abs(((steps >= 1) & (steps <= 12)).mean() - (0.5 + 0.5 * 12 / 49)) < 0.05
 
 
+def test_a_part_is_a_rectangle_of_the_object_upright_and_the_same_in_every_view() -> None:
+    config = SampleConfig({"videos": 1}, absent_share=0.1, part_share=0.5)
+    plan = draw(stills(30), 3000, config)
+    is_part = plan.part_frame[:, 0, 2] > 0
+    assert abs(is_part[plan.present].mean() - 0.5) < 0.03 and not is_part[~plan.present].any()
+    parts = plan.part_frame[is_part]
+    assert (parts == parts[:, :1]).all() and not plan.part_frame[~is_part].any()
+    corner, sides = parts[:, 0, :2], parts[:, 0, 2:] - parts[:, 0, :2]
+    assert (corner >= BOX[:2]).all() and (corner + sides <= np.add(BOX[2:], 1e-9)).all()
+    assert 5 <= sides.min() < 5.1 and 19.8 < sides.max() <= 20  # a quarter of the object and more
+    middle = plan.to_frame[is_part, 0, TARGET] @ [0.5, 0.5, 1]
+    np.testing.assert_allclose(middle, corner + sides / 2)
+    turn = plan.to_frame[is_part, :, TARGET, :, :2]
+    assert not turn[..., 0, 1].any() and not turn[..., 1, 0].any()
+    # It is where the object is, which may have another beside it.
+    assert not plan.pasted[is_part].any() and plan.used[is_part, -1, OTHER].any()
+
+
+def test_what_moves_has_no_parts() -> None:
+    sampler = Sampler({"videos": [video(5)]}, SampleConfig(part_share=1.0))
+    assert not sampler.draw(50, np.random.default_rng(0)).part_frame.any()
+
+
 def test_a_target_with_a_box_only_stays_upright_and_alone_in_its_picture() -> None:
     sequences = [video(5, name=str(index)) for index in range(4)]
     plan = draw(sequences, 200, SampleConfig({"videos": 1}))
@@ -308,6 +331,14 @@ def test_search_windows_lie_as_far_off_as_the_config_says() -> None:
     segmented, boxed = np.rad2deg(place.rotation[::2]), place.rotation[1::2]
     assert abs(segmented.std() - 12) < 0.3 and not boxed.any()
     assert abs(place.aspect[::2].std() - 0.12) < 0.005 and abs(place.aspect[1::2].std() - 0.06) < 0.003
+
+
+def test_a_target_is_stretched_in_all_its_views_alike() -> None:
+    plan = draw([video(5)], 4000, shape_jitter=0.4, aspect_jitter=0.0)
+    turn = np.abs(plan.to_frame[:, :, TARGET, :, :2])
+    shape = np.log(turn[..., 1, 1] / turn[..., 0, 0])
+    np.testing.assert_allclose(shape, np.broadcast_to(shape[:, :1], shape.shape), atol=1e-9)
+    assert abs(shape.std() - 0.4) < 0.02 and abs(shape.mean()) < 0.02
 
 
 def test_a_second_object_is_close_in_front_and_further_away_behind() -> None:

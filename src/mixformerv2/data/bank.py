@@ -251,12 +251,12 @@ def send(values: np.ndarray, device: torch.device, dtype: torch.dtype | None = N
     return torch.from_numpy(np.asarray(values)).to(device, dtype, non_blocking=True)
 
 
-def inside_frame(
-    to_frame: Float[Tensor, "b 2 3"], frame_sizes: Float[Tensor, "b 2"], side_px: int
+def inside_box(
+    to_frame: Float[Tensor, "b 2 3"], boxes_frame: Float[Tensor, "b 4"], side_px: int
 ) -> Bool[Tensor, "b side side"]:
-    """Which pixels of the windows have their middle within the frame."""
+    """Which pixels of the windows have their middle within a box on the frame, xyxy."""
     line = (torch.arange(side_px, device=to_frame.device) + 0.5) / side_px
     x, y = (to_frame[:, :, 0, None, None] * line + to_frame[:, :, 1, None, None] * line[:, None]).unbind(1)
     x, y = x + to_frame[:, 0, 2, None, None], y + to_frame[:, 1, 2, None, None]
-    width, height = frame_sizes[:, :, None, None].unbind(1)
-    return (x > 0) & (x < width) & (y > 0) & (y < height)
+    x1, y1, x2, y2 = boxes_frame[:, :, None, None].unbind(1)
+    return (x > x1) & (x < x2) & (y > y1) & (y < y2)

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from mixformerv2.data import augment
 from mixformerv2.data.augment import DegradeConfig
-from mixformerv2.data.bank import inside_frame, send
+from mixformerv2.data.bank import inside_box, send
 from mixformerv2.data.sampler import BEHIND, OTHER, TARGET, Plan
 
 
@@ -50,6 +50,7 @@ class _Scenes(NamedTuple):
     frame_sizes: Int[np.ndarray, "m 3 2"]
     pasted: Bool[np.ndarray, " m"]
     in_front: Bool[np.ndarray, " m"]
+    part_frame: Float[np.ndarray, "m 4"]
 
 
 @torch.no_grad()
@@ -77,7 +78,7 @@ def _compose(
     grey = rng.random(b) < config.grey_share
 
     def drawn(which: slice, windows: Tensor) -> tuple[Tensor, Tensor]:
-        parts = (plan.used, plan.to_frame, seen.frame_sizes, plan.pasted, plan.in_front)
+        parts = (plan.used, plan.to_frame, seen.frame_sizes, plan.pasted, plan.in_front, plan.part_frame)
         rgb, mask = _draw(_Scenes(windows, *(_flat(part[:, which]) for part in parts)))
         how = augment.draw(np.repeat(grey, len(rgb) // b), config, rng)
         rgb = augment.degrade(rgb, how, generator)
@@ -152,5 +153,14 @@ def _layer(scenes: _Scenes, layer: int) -> _Layer:
         affine, sizes = (
             send(part[rows, layer], device, torch.float32) for part in (scenes.to_frame, scenes.frame_sizes)
         )
-        inside = inside_frame(affine, sizes, windows.shape[1])[:, None].float()
-    return _Layer(send(rows, device), rgbm[:, :3], rgbm[:, 3:] / 255 * inside, inside)
+        frame = torch.cat([torch.zeros_like(sizes), sizes], dim=1)
+        inside = inside_box(affine, frame, windows.shape[1])[:, None].float()
+    mask = rgbm[:, 3:] / 255
+    parts = np.flatnonzero(scenes.part_frame[rows, 2] > 0) if layer == TARGET else []
+    if len(parts):
+        affine, boxes = (
+            send(values[rows[parts]], device, torch.float32)
+            for values in (scenes.to_frame[:, layer], scenes.part_frame)
+        )
+        mask[send(parts, device)] = inside_box(affine, boxes, windows.shape[1])[:, None].float()
+    return _Layer(send(rows, device), rgbm[:, :3], mask * inside, inside)

@@ -29,6 +29,7 @@ TARGET, OTHER, BEHIND = range(3)
 
 _TRIES = 20  # for another object
 _MANY_TRIES = 1000  # for a sequence to start from
+_SMALLEST_PART = 0.25  # of the object's sides
 
 
 @dataclass(frozen=True)
@@ -63,6 +64,9 @@ class SampleConfig:
     """online templates likewise"""
     occluder_share: float = 0.3
     """second objects in front of the target"""
+    part_share: float = 0.0
+    """segmented stills of which a rectangle is the target, not the object: what to follow is up to the template, and
+    no outline tells it"""
 
     def __post_init__(self) -> None:
         weights = list(self.weights.values())
@@ -83,7 +87,7 @@ class SampleConfig:
             raise ValueError(f"neighbours must be at least 1, got {self.neighbours}")
         for name in (
             *("other_sequence_share", "neighbour_share", "paste_share", "beyond_share"),
-            *("crowd_search_share", "crowd_online_share", "occluder_share"),
+            *("crowd_search_share", "crowd_online_share", "occluder_share", "part_share"),
         ):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} must be in [0, 1], got {getattr(self, name)}")
@@ -97,6 +101,7 @@ class Plan(NamedTuple):
     used: Bool[np.ndarray, "b scenes 3"]  # is the layer seen at all?
     pasted: Bool[np.ndarray, "b scenes"]  # of TARGET only the object, BEHIND around it
     in_front: Bool[np.ndarray, "b scenes"]  # OTHER hides the target, not the target it
+    part_frame: Float[np.ndarray, "b scenes 4"]  # the target, if it is but a rectangle of TARGET; else zeros
     present: Bool[np.ndarray, " b"]  # is the template's target what TARGET shows in the search region?
 
 
@@ -313,36 +318,56 @@ class Sampler:
                 frames[row, :, OTHER], boxes[row, :, OTHER] = cast.other.reference, cast.other.box_frame
             if cast.behind:
                 frames[row, :, BEHIND] = cast.behind.reference
+        part_frame = self._parts(casts, boxes[..., TARGET, :], rng)
+        is_part = part_frame[..., 2] > 0
+        boxes[..., TARGET, :] = np.where(is_part[..., None], part_frame, boxes[..., TARGET, :])
+        outlined = segmented & ~is_part
         there = frames[..., 0] >= 0
-        pasted = segmented & there[..., BEHIND] & (rng.random((b, 1)) < config.paste_share)
+        pasted = outlined & there[..., BEHIND] & (rng.random((b, 1)) < config.paste_share)
         beyond = rng.random((b, scenes)) < config.beyond_share
         crowd = np.array([0.0] + [config.crowd_online_share] * (scenes - 2) + [config.crowd_search_share])
         used = np.ones((b, scenes, 3), bool)
         used[..., OTHER] = there[..., OTHER] & segmented & (rng.random((b, scenes)) < crowd)
         used[..., BEHIND] = there[..., BEHIND] & segmented & (pasted | beyond)
         in_front = rng.random((b, scenes)) < config.occluder_share
-        to_frame = self._windows(boxes, segmented, in_front, rng)
-        return Plan(
-            frames, to_frame, used, pasted, in_front, np.array([cast.present for cast in casts], bool)
-        )
+        to_frame = self._windows(boxes, outlined, in_front, rng)
+        present = np.array([cast.present for cast in casts], bool)
+        return Plan(frames, to_frame, used, pasted, in_front, part_frame, present)
+
+    def _parts(
+        self, casts: list[_Cast], boxes: Float[np.ndarray, "b scenes 4"], rng: np.random.Generator
+    ) -> Float[np.ndarray, "b scenes 4"]:
+        """Of some stills a rectangle within the object's box, the same in all scenes; of the others zeros."""
+        chosen = np.flatnonzero(rng.random(len(casts)) < self.config.part_share)
+        parts = np.zeros(boxes.shape)
+        for row in chosen:
+            targets = casts[row].targets
+            if targets[0].known.segmented and len({target.reference for target in targets}) == 1:
+                low, high = np.split(boxes[row, 0], 2)
+                sides = (high - low) * np.exp(rng.uniform(math.log(_SMALLEST_PART), 0, 2))
+                corner = low + rng.random(2) * (high - low - sides)
+                parts[row] = np.concatenate([corner, corner + sides])
+        return parts
 
     def _windows(
         self,
         boxes: Float[np.ndarray, "b scenes 2 4"],
-        segmented: Bool[np.ndarray, "b scenes"],
+        outlined: Bool[np.ndarray, "b scenes"],
         in_front: Bool[np.ndarray, "b scenes"],
         rng: np.random.Generator,
     ) -> Float[np.ndarray, "b scenes 3 2 3"]:
-        b, scenes = segmented.shape
+        b, scenes = outlined.shape
         flip = np.asarray(rng.random(b) < self.views.flip_share)
+        shape = rng.normal(0, self.views.shape_jitter, b)
         to_frame = np.zeros((b, scenes, 3, 2, 3))
         for scene in range(scenes):
             if scene == 0:
                 place = placing.place_template(self.views, flip)
             elif scene < scenes - 1:
-                place = placing.place_online(self.views, flip, segmented[:, scene], rng)
+                place = placing.place_online(self.views, flip, outlined[:, scene], rng)
             else:
-                place = placing.place_search(self.views, flip, segmented[:, scene], rng)
+                place = placing.place_search(self.views, flip, outlined[:, scene], rng)
+            place = place._replace(aspect=place.aspect + shape)
             to_frame[:, scene, TARGET] = place.to_frame(boxes[:, scene, TARGET])
             beside = place.beside(rng, in_front[:, scene])
             to_frame[:, scene, OTHER] = beside.to_frame(boxes[:, scene, OTHER])

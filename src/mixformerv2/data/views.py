@@ -30,6 +30,9 @@ class ViewConfig:
     """deviation of the log of the search scale"""
     aspect_jitter: float = 0.12
     """deviation of the log of width over height; half of it where there is only a box"""
+    shape_jitter: float = 0.0
+    """deviation of the log of width over height of the target itself, in all its views alike: else a network takes
+    the shapes that are frequent in its training for everything's"""
     rotation_deg: float = 12.0
     """deviation; none where there is only a box, which would grow by turning"""
     online_scale_jitter: float = 0.1
@@ -45,7 +48,7 @@ class ViewConfig:
                 raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
         for name in (
             *("centre_jitter", "near_deviation", "scale_jitter", "aspect_jitter", "rotation_deg"),
-            *("online_scale_jitter", "online_deviation"),
+            *("shape_jitter", "online_scale_jitter", "online_deviation"),
         ):
             if not getattr(self, name) >= 0:
                 raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
