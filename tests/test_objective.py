@@ -23,7 +23,7 @@ from mixformerv2.train.objective import LossWeights, Objective, ReplacementObjec
 MODEL = dataclasses.replace(training.MODEL, depth=3, score_head=True)
 EVERYTHING = LossWeights(
     *(5.0, 2.0, 1.5),
-    **dict(side=0.7, divergence=3.0, features=0.2, search_token=1.1, attention=0.5, score=0.3),
+    **dict(side=0.7, divergence=3.0, features=0.2, search_token=1.1, attention=0.5, score=0.3, overlap=0.4),
 )
 PARTS = [field.name for field in dataclasses.fields(LossWeights)]
 DIAGNOSTICS = {"iou", "side_spread", "token_norm", "token_distance"}
@@ -71,7 +71,7 @@ def test_the_mean_over_two_halves_is_the_whole_batch_for_every_part_and_its_grad
     kind: str, present: tuple[int, ...]
 ) -> None:
     if kind == "corner":
-        weights = dataclasses.replace(EVERYTHING, attention=0.0, score=0.0)
+        weights = dataclasses.replace(EVERYTHING, attention=0.0, score=0.0, overlap=0.0)
         of = objective(weights, dataclasses.replace(MODEL, box_head="corner", score_head=False))
     elif kind == "replacement":
         weights = dataclasses.replace(EVERYTHING, search_token=0.0)
@@ -153,6 +153,21 @@ def test_the_score_learns_presence_from_every_example() -> None:
     ).score_logits
     expected = (F.softplus(-logits[0]) + F.softplus(logits[1])) / 2
     torch.testing.assert_close(of(crops)[0], expected)
+
+
+def test_the_score_learns_the_overlap_of_the_box_and_leaves_the_box_alone() -> None:
+    of, crops = objective(LossWeights(l1=0.0, ciou=0.0, overlap=1.0)), batch(True, False)
+    answer = of.network.search(crops.search, of.network.encode_templates(crops.template, crops.online))
+    assert answer.score_logits is not None
+    overlap = losses.iou(answer.box_unit, crops.box_unit)[0].item()
+    assert 0 < overlap < 1
+    truth = torch.tensor([overlap, 0.0])  # of the second the target is not there
+    total, parts = of(crops)
+    expected = F.binary_cross_entropy(answer.score_logits.sigmoid(), truth)
+    torch.testing.assert_close(total, expected)
+    assert parts.keys() - DIAGNOSTICS == {"overlap"}
+    total.backward()
+    assert not any(name.startswith("network.box_head") for name in gradients(of))
 
 
 def test_a_teacher_that_says_the_same_teaches_nothing() -> None:

@@ -48,15 +48,18 @@ def sized(**changes: Any) -> Config:
         (dict(losses=LossWeights(divergence=5.0)), "a teacher goes with losses.divergence"),
         (dict(replacement=ReplacementSchedule()), "a teacher goes with losses.divergence"),
         (dict(teacher="x", losses=LossWeights(features=0.2)), "losses.features needs feature_layers"),
-        (dict(losses=LossWeights(score=1.0)), "losses.score needs a network with score_head"),
+        (
+            dict(losses=LossWeights(score=1.0)),
+            "losses.score and losses.overlap need a network with score_head",
+        ),
         (dict(target=CORNER, losses=LossWeights(attention=1.0)), "losses.attention is on prediction tokens,"),
         (
             dict(only_score_head=True),
-            "only_score_head trains on losses.score alone: set the other weights to 0",
+            "only_score_head trains on losses.score and losses.overlap alone: set the other weights to 0",
         ),
         (
             dict(target=SCORED, only_score_head=True, losses=LossWeights(l1=0, ciou=0, attention=1, score=1)),
-            "only_score_head trains on losses.score alone",
+            "only_score_head trains on losses.score and losses.overlap alone",
         ),
         (dict(auxiliary_samples=8), "auxiliary_samples needs losses.search_token or losses.attention"),
         (

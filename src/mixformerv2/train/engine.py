@@ -142,7 +142,7 @@ def _leaves_some_out(stage: StageConfig) -> bool:
     """Whether there are steps in which parameters get no gradient: blocks not chosen, heads without a loss."""
     losses = stage.losses
     without_box = not (losses.of_box or losses.divergence or stage.only_score_head)
-    without_score = stage.target.model.score_head and not losses.score
+    without_score = stage.target.model.score_head and not losses.of_score
     return bool(stage.replacement or stage.auxiliary_samples or without_box or without_score)
 
 

@@ -121,10 +121,10 @@ def of_size(recipe: Recipe, config: Config) -> Recipe:
     """The recipe for a model of this config; without a loss on the score where that has no score head."""
 
     def sized(stage: StageConfig) -> StageConfig:
-        score = stage.losses.score if config.model.score_head else 0.0
-        return dataclasses.replace(
-            stage, target=config, losses=dataclasses.replace(stage.losses, score=score)
-        )
+        losses = stage.losses
+        if not config.model.score_head:
+            losses = dataclasses.replace(losses, score=0.0, overlap=0.0)
+        return dataclasses.replace(stage, target=config, losses=losses)
 
     return dataclasses.replace(recipe, stages=tuple(map(sized, recipe.stages)))
 

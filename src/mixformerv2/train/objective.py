@@ -29,6 +29,7 @@ class LossWeights:
     search_token: float = 0.0  # auxiliary: which search tokens lie in the target, and where its sides are
     attention: float = 0.0  # auxiliary: where the prediction tokens look in the last block
     score: float = 0.0  # is the template's target in the search crop?
+    overlap: float = 0.0  # instead: the score is the box's IoU with the true one, 0 without the target
 
     def __post_init__(self) -> None:
         negative = [field.name for field in fields(self) if not getattr(self, field.name) >= 0]
@@ -39,6 +40,10 @@ class LossWeights:
     def of_teacher(self) -> bool:
         """Whether a teacher is asked."""
         return bool(self.divergence or self.features)
+
+    @property
+    def of_score(self) -> bool:
+        return bool(self.score or self.overlap)
 
     @property
     def of_box(self) -> bool:
@@ -96,10 +101,7 @@ class Objective(nn.Module):
         parts = self._box_parts(answers.student, batch, weights)
         parts |= self._auxiliary_parts(answers.student, batch, weights)
         parts |= _teacher_parts(answers, batch, weights)
-        if weights.score:
-            score = answers.student.score_logits
-            assert score is not None, "a loss on the score needs a score head"
-            parts["score"] = F.binary_cross_entropy_with_logits(score.float(), batch.present.float())
+        parts |= self._score_parts(answers.student, batch, weights)
         total = torch.stack([getattr(weights, name) * part for name, part in parts.items()]).sum()
         with torch.no_grad():
             return total, parts | _diagnostics(answers.student, batch)
@@ -128,6 +130,19 @@ class Objective(nn.Module):
             side_logits = answer.side_logits.float()[present]
             parts["side"] = losses.side_cross_entropy(side_logits, truth).sum() / count
         return parts
+
+    def _score_parts(self, answer: Prediction, batch: Batch, weights: LossWeights) -> dict[str, Tensor]:
+        """Of both kinds, cross-entropy: the overlap is a share, and of what it is a share need not be known."""
+        truths = {}
+        if weights.score:
+            truths["score"] = batch.present.float()
+        if weights.overlap:
+            truths["overlap"] = _overlap(answer, batch)
+        if not truths:
+            return {}
+        assert answer.score_logits is not None, "a loss on the score needs a score head"
+        score = answer.score_logits.float()
+        return {name: F.binary_cross_entropy_with_logits(score, truth) for name, truth in truths.items()}
 
     def _auxiliary_parts(self, answer: Prediction, batch: Batch, weights: LossWeights) -> dict[str, Tensor]:
         present, count = batch.present, len(batch.present)
@@ -202,14 +217,19 @@ def _teacher_parts(answers: Answers, batch: Batch, weights: LossWeights) -> dict
     return parts
 
 
+@torch.no_grad()
+def _overlap(answer: Prediction, batch: Batch) -> Tensor:
+    """IoU with the true box, (b,); 0 without one."""
+    return losses.iou(answer.box_unit.float(), batch.box_unit).clamp(0, 1) * batch.present
+
+
 def _diagnostics(answer: Prediction, batch: Batch) -> dict[str, Tensor]:
     box, present = answer.box_unit.float(), batch.present
     tokens = answer.features[-1].float()
     norm = tokens.norm(dim=-1)
     centred = tokens - tokens.mean(dim=1, keepdim=True)
-    overlap = losses.iou(box, batch.box_unit).clamp(0, 1) * present
     return {
-        "iou": overlap.sum() / present.sum().clamp(min=1),
+        "iou": _overlap(answer, batch).sum() / present.sum().clamp(min=1),
         "side_spread": box.std(dim=0, correction=0).mean(),
         "token_norm": norm.mean(),
         "token_distance": (centred.norm(dim=-1) / norm).mean(),

@@ -83,15 +83,19 @@ class StageConfig:
             not self.losses.features or bool(self.feature_layers or self.replacement),
             "losses.features needs feature_layers",
         )
-        require(not self.losses.score or model.score_head, "losses.score needs a network with score_head")
+        require(
+            not self.losses.of_score or model.score_head,
+            "losses.score and losses.overlap need a network with score_head",
+        )
         require(
             not self.losses.attention or model.box_head == "tokens",
             "losses.attention is on prediction tokens, which a corner head has not: set it to 0",
         )
         require(
             not self.only_score_head
-            or dataclasses.replace(self.losses, score=1.0) == LossWeights(l1=0.0, ciou=0.0, score=1.0),
-            "only_score_head trains on losses.score alone: set the other weights to 0",
+            or dataclasses.replace(self.losses, score=1.0, overlap=0.0)
+            == LossWeights(l1=0.0, ciou=0.0, score=1.0),
+            "only_score_head trains on losses.score and losses.overlap alone: set the other weights to 0",
         )
         auxiliary = bool(self.losses.search_token or self.losses.attention)
         require(
