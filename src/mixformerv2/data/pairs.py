@@ -155,12 +155,19 @@ def _layer(scenes: _Scenes, layer: int) -> _Layer:
         )
         frame = torch.cat([torch.zeros_like(sizes), sizes], dim=1)
         inside = inside_box(affine, frame, windows.shape[1])[:, None].float()
+    return _Layer(send(rows, device), rgbm[:, :3], _mask(scenes, layer, rows, rgbm) * inside, inside)
+
+
+def _mask(
+    scenes: _Scenes, layer: int, rows: Int[np.ndarray, " n"], rgbm: Float[Tensor, "n 4 side side"]
+) -> Float[Tensor, "n 1 side side"]:
+    """The object's own, or a rectangle where the target is a part of it."""
     mask = rgbm[:, 3:] / 255
-    parts = np.flatnonzero(scenes.part_frame[rows, 2] > 0) if layer == TARGET else []
+    parts = np.flatnonzero((scenes.part_frame[rows, 2] > 0) & (layer == TARGET))
     if len(parts):
         affine, boxes = (
-            send(values[rows[parts]], device, torch.float32)
+            send(values[rows[parts]], mask.device, torch.float32)
             for values in (scenes.to_frame[:, layer], scenes.part_frame)
         )
-        mask[send(parts, device)] = inside_box(affine, boxes, windows.shape[1])[:, None].float()
-    return _Layer(send(rows, device), rgbm[:, :3], mask * inside, inside)
+        mask[send(parts, mask.device)] = inside_box(affine, boxes, mask.shape[-1])[:, None].float()
+    return mask
