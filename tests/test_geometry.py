@@ -367,3 +367,25 @@ def test_a_crop_cut_into_a_used_buffer_is_the_same_crop(
     crop = window.cut(frame, out=buffer)
     assert np.shares_memory(crop, buffer)
     np.testing.assert_array_equal(buffer, window.cut(frame))
+
+
+# What a template marks
+
+
+@pytest.mark.parametrize(
+    ("box_px", "bright"),
+    [
+        ([2, 1, 5, 6], (2, 1, 5, 6)),
+        ([1.6, 1.4, 4.4, 5.6], (2, 1, 4, 6)),  # a pixel goes by its middle
+        ([-3, 2, 99, 4], (0, 2, 8, 4)),
+        ([5, 5, 5, 5], (0, 0, 0, 0)),
+    ],
+)
+def test_pixels_outside_the_box_are_dimmed(box_px: list[float], bright: tuple[int, int, int, int]) -> None:
+    crop = noise(8, 8)
+    dimmed = geometry.dim_around(crop, np.array(box_px, float) / 8, 0.25)
+    expected = np.rint(crop * 0.25)
+    x1, y1, x2, y2 = bright
+    expected[y1:y2, x1:x2] = crop[y1:y2, x1:x2]
+    np.testing.assert_array_equal(dimmed, expected)
+    np.testing.assert_array_equal(crop, noise(8, 8))

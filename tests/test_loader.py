@@ -66,6 +66,21 @@ def same(a: Batch, b: Batch) -> bool:
     return all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
 
 
+def test_templates_are_dimmed_around_their_boxes_for_a_network_that_wants_it(datasets: Any) -> None:
+    views = dataclasses.replace(CONFIG.views, online_deviation=0.0, online_scale_jitter=0.0)
+    sample = dataclasses.replace(CONFIG.sample, absent_share=0.0)
+    config = dataclasses.replace(CONFIG, views=views, sample=sample)
+    plain, marked = (
+        Batch.join(list(make(datasets, config, template_surround=surround).chunks(range(4))))
+        for surround in (1.0, 0.5)
+    )
+    assert torch.equal(plain.search, marked.search) and torch.equal(plain.box_unit, marked.box_unit)
+    assert torch.equal(plain.template[:, 12:20, 12:20], marked.template[:, 12:20, 12:20])
+    corners = plain.template[:, [0, 0, -1, -1], [0, -1, 0, -1]]
+    assert torch.equal(marked.template[:, [0, 0, -1, -1], [0, -1, 0, -1]], (corners * 0.5).round().byte())
+    assert not torch.equal(plain.online, marked.online)
+
+
 def damage(sequence: Sequence, index: int) -> str:
     """Overwrites the frame; its path."""
     path = Path(sequence.frames.place(index))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -149,6 +150,19 @@ def test_a_template_is_cut_around_the_box_that_was_found_in_its_frame() -> None:
     assert [result.box[0] for result in results] == [60.0, 68.0, 76.0]
     window = CropWindow.around(xywh_to_xyxy(results[0].box), 2.0, 32)
     np.testing.assert_array_equal(backend.encoded[1].online, [window.cut(frames[0])])
+
+
+def test_a_template_is_dimmed_around_the_box_where_the_network_wants_that() -> None:
+    backend = Scripted([0.9] * 3)
+    model = dataclasses.replace(backend.config.model, template_surround=0.5)
+    backend.config = dataclasses.replace(backend.config, model=model)
+    frame = noise_frame()
+    started(backend, frame)
+    # The template of 32 px shows 32 px of the frame, the box of 16 px in the middle of them.
+    around = CropWindow.around(xywh_to_xyxy(BOX), 2.0, 32).cut(frame)
+    expected = np.rint(around / 2)
+    expected[8:24, 8:24] = around[8:24, 8:24]
+    np.testing.assert_array_equal(backend.encoded[0].template, expected)
 
 
 def test_the_search_crop_is_cut_around_the_last_box() -> None:

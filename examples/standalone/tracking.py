@@ -61,7 +61,13 @@ class Tracker:
             self.candidate, self.best_score = self.template, -1.0
 
     def cut_template(self, frame):
-        return self.cut(frame, self.rules["template_factor"], self.model["template_px"])[0]
+        """A square around the box, and the box brighter than what surrounds it, where the network wants that."""
+        crop, origin, side = self.cut(frame, self.rules["template_factor"], self.model["template_px"])
+        middles = (np.arange(len(crop)) + 0.5) / len(crop)
+        left, top, right, bottom = np.searchsorted(middles, (self.box - np.tile(origin, 2)) / side)
+        marked = np.rint(crop * np.float32(self.model["template_surround"])).astype(np.uint8)
+        marked[top:bottom, left:right] = crop[top:bottom, left:right]
+        return marked
 
     def cut(self, frame, factor, out_px):
         """A square around the box, resized, black where it leaves the frame; its corner and side in the frame."""

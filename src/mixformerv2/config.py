@@ -29,6 +29,9 @@ class ModelConfig:
     score_head: bool = True  # is the crop good enough to become the online template?
     head_norm: bool = False  # normalise the prediction tokens before the heads
     learned_positions: bool = False  # train the positions; the published ones are fixed 2-D sin-cos
+    template_surround: float = (
+        1.0  # brightness of a template around its box; below 1 it shows which box is meant
+    )
 
     def __post_init__(self) -> None:
         if self.dim < 4 or self.heads < 1 or self.dim % self.heads or self.dim % 4:
@@ -40,6 +43,8 @@ class ModelConfig:
                 raise ValueError(
                     f"{name} must be a positive multiple of {PATCH_PX}, got {getattr(self, name)}"
                 )
+        if not 0 <= self.template_surround <= 1:
+            raise ValueError(f"template_surround must be in [0, 1], got {self.template_surround}")
         if self.depth < 1 or self.num_bins < 2 or self.mlp_ratio <= 0:
             raise ValueError(
                 "depth must be at least 1, num_bins at least 2 and mlp_ratio positive, "
@@ -131,6 +136,7 @@ _LARGE_INPUT: dict[str, Any] = dict(search_px=288, template_px=128)
 _SMALL_INPUT: dict[str, Any] = dict(search_px=224, template_px=112)
 _TEACHER: dict[str, Any] = dict(depth=12, mlp_ratio=4.0, box_head="corner", score_head=False)
 _OURS_HEADS: dict[str, Any] = dict(num_bins=96, head_norm=True, learned_positions=True)
+_NEAR_INPUT: dict[str, Any] = dict(search_px=144, template_px=112, template_surround=0.5)
 
 PRESETS: dict[str, Config] = {
     # As published (paper, table 1).
@@ -143,8 +149,7 @@ PRESETS: dict[str, Config] = {
     "compact": Config(ModelConfig(depth=8, mlp_ratio=4.0, **_NARROW, **_SMALL_INPUT, **_OURS_HEADS), _OURS),
     # A smaller window at the same scale: a target that moves less than its own size, at half the arithmetic.
     "compact-144": Config(
-        ModelConfig(depth=8, mlp_ratio=4.0, **_NARROW, **(_SMALL_INPUT | dict(search_px=144)), **_OURS_HEADS),
-        _NEAR,
+        ModelConfig(depth=8, mlp_ratio=4.0, **_NARROW, **_NEAR_INPUT, **_OURS_HEADS), _NEAR
     ),
     "tiny": Config(ModelConfig(depth=4, mlp_ratio=1.0, **_NARROW, **_SMALL_INPUT, **_OURS_HEADS), _OURS),
     # Teachers: MixViT with the dense pyramidal corner head.

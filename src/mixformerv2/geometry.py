@@ -90,6 +90,15 @@ def clip(box_frame: Box, frame_size: tuple[int, int], min_side: float) -> Box:
     return np.concatenate([low, np.maximum(high, low + min_side)])
 
 
+def dim_around(crop: Crop, box_unit: Box, brightness: float) -> Crop:
+    """The crop with its pixels outside the box darker by this factor; pixels are taken by their middles."""
+    line = (np.arange(len(crop)) + 0.5) / len(crop)
+    (left, top, right, bottom) = np.searchsorted(line, box_unit)
+    dimmed = np.rint(crop * np.float32(brightness)).astype(np.uint8)
+    dimmed[top:bottom, left:right] = crop[top:bottom, left:right]
+    return dimmed
+
+
 @dataclass(frozen=True)
 class CropWindow:
     """A square of the frame that is resized to a crop, and the way back.

@@ -150,7 +150,10 @@ class Target:
         window = CropWindow.around(
             self.box_frame, config.template_factor, template_px, config.published_mapping
         )
-        return window.cut(rgb)
+        crop, brightness = window.cut(rgb), self._backend.config.model.template_surround
+        if brightness == 1:
+            return crop
+        return geometry.dim_around(crop, window.to_unit(self.box_frame), brightness)
 
     def _encode(self) -> None:
         online = np.stack(self.memory.online)

@@ -140,7 +140,20 @@ private:
     std::vector<uint8_t> cut_template(const Image& frame) const {
         const int px = config.number("template_px");
         std::vector<uint8_t> crop(3 * px * px);
-        cut(frame, around(config.number("template_factor")), px, crop.data());
+        const Window window = around(config.number("template_factor"));
+        cut(frame, window, px, crop.data());
+        // The box is brighter than what surrounds it, where the network wants that.
+        const auto between = [&](int pixel, double from, double to) {
+            const double middle = (pixel + 0.5) / px;
+            return middle >= from / window.side && middle < to / window.side;
+        };
+        for (int y = 0; y < px; ++y)
+            for (int x = 0; x < px; ++x)
+                if (!between(x, box.x1 - window.origin_x, box.x2 - window.origin_x) || !between(y, box.y1 - window.origin_y, box.y2 - window.origin_y))
+                    for (int channel = 0; channel < 3; ++channel) {
+                        uint8_t& value = crop[3 * (y * px + x) + channel];
+                        value = uint8_t(std::nearbyint(value * float(config.number("template_surround"))));
+                    }
         return crop;
     }
 

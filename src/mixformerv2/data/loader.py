@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from mixformerv2.data.augment import DegradeConfig
 from mixformerv2.data.memory import Decoded
-from mixformerv2.data.pairs import Batch, Seen, compose
+from mixformerv2.data.pairs import Batch, Marking, Seen, compose
 from mixformerv2.data.reading import Disk, MemoryPlans, Planned, Prepared, Stream, look_in_bank
 from mixformerv2.data.sampler import Datasets, SampleConfig, Sampler
 from mixformerv2.data.views import ViewConfig
@@ -60,13 +60,14 @@ class Loader:
         max_gigabytes: float = 8.0,
         max_skipped_share: float = 0.01,
         decoded: Decoded | None = None,
+        template_surround: float = 1.0,
     ) -> None:
         """`workers` are processes that read ahead from disk, or plan ahead what is taken from memory; 0 is none.
         As many threads decode in the beginning.
 
         `max_side_px` shrinks the frames in memory, which may take `max_gigabytes`. Of the examples so far,
         `max_skipped_share` may have had to be drawn anew because a file could not be read. `decoded` is another
-        loader's, of the same datasets: what is there need not be decoded again.
+        loader's, of the same datasets: what is there need not be decoded again. `template_surround` is the network's.
         Raises ValueError if a dataset with a weight is not there.
         """
         for name, value in (("search_px", search_px), ("template_px", template_px)):
@@ -78,6 +79,9 @@ class Loader:
         self.stream = Stream(
             Sampler(datasets, config.sample, config.views), config.chunk, seed, search_px, template_px
         )
+        self.marking = None
+        if template_surround < 1:
+            self.marking = Marking(template_surround, config.views.online_deviation)
         self.device = torch.device(device)
         self.workers = workers
         self.in_memory = in_memory
@@ -174,7 +178,7 @@ class Loader:
             seen.search.to(self.device, non_blocking=True),
             seen.frame_sizes,
         )
-        return compose(prepared.plan, seen, self.config.degrade, rng, generator)
+        return compose(prepared.plan, seen, self.config.degrade, rng, generator, self.marking)
 
     def _count(self, prepared: Prepared) -> None:
         for place, times in prepared.skipped.items():

@@ -53,6 +53,15 @@ class _Scenes(NamedTuple):
     part_frame: Float[np.ndarray, "m 4"]
 
 
+class Marking(NamedTuple):
+    """How templates show which box is meant."""
+
+    brightness: float  # of what lies around it
+    deviation: (
+        float  # of the sides that online templates mark, in target sides: the tracker's own are a little off
+    )
+
+
 @torch.no_grad()
 def compose(
     plan: Plan,
@@ -60,11 +69,15 @@ def compose(
     config: DegradeConfig,
     rng: np.random.Generator,
     generator: torch.Generator,
+    marking: Marking | None = None,
 ) -> Batch:
-    """The planned examples on the device of `seen` and `generator`, which draws the noise."""
+    """The planned examples on the device of `seen` and `generator`, which draws the noise.
+
+    `marking` is for networks whose templates are darker around their boxes.
+    """
     # Bytes have more steps than a half-precision number, should the caller work in such.
     with torch.autocast(seen.search.device.type, enabled=False):
-        return _compose(plan, seen, config, rng, generator)
+        return _compose(plan, seen, config, rng, generator, marking)
 
 
 def _compose(
@@ -73,6 +86,7 @@ def _compose(
     config: DegradeConfig,
     rng: np.random.Generator,
     generator: torch.Generator,
+    marking: Marking | None,
 ) -> Batch:
     b, scenes = plan.pasted.shape
     grey = rng.random(b) < config.grey_share
@@ -84,13 +98,32 @@ def _compose(
         rgb = augment.degrade(rgb, how, generator)
         return rgb.round_().to(torch.uint8).permute(0, 2, 3, 1).contiguous(), mask
 
-    templates, _ = drawn(slice(0, scenes - 1), seen.templates)
-    templates = templates.reshape(b, scenes - 1, *templates.shape[1:])
+    templates, masks = drawn(slice(0, scenes - 1), seen.templates)
     search, mask = drawn(slice(scenes - 1, scenes), seen.search)
+    if marking is not None:
+        templates = _marked(templates, masks, np.arange(len(masks)) % (scenes - 1) > 0, marking, rng)
+    templates = templates.reshape(b, scenes - 1, *templates.shape[1:])
     box_unit, visible = boxes_of_masks(mask)
     present = visible & send(plan.present, visible.device)
     box_unit = box_unit * present[:, None]
     return Batch(templates[:, 0].contiguous(), templates[:, 1:].contiguous(), search, box_unit, present)
+
+
+def _marked(
+    templates: UInt8[Tensor, "n side side 3"],
+    masks: Float[Tensor, "n side side"],
+    online: Bool[np.ndarray, " n"],
+    marking: Marking,
+    rng: np.random.Generator,
+) -> UInt8[Tensor, "n side side 3"]:
+    """Templates that are darker around their boxes; one that shows nothing of its target stays as it is."""
+    boxes, visible = boxes_of_masks(masks)
+    off = rng.normal(0, marking.deviation, (len(masks), 4)) * online[:, None]
+    boxes = boxes + send(off, boxes.device, torch.float32) * (boxes[:, 2:] - boxes[:, :2]).repeat(1, 2)
+    whole = torch.eye(2, 3, device=boxes.device).expand(len(boxes), 2, 3)
+    bright = inside_box(whole, boxes, masks.shape[-1]) | ~visible[:, None, None]
+    dimmed = (templates * marking.brightness).round_().to(torch.uint8)
+    return torch.where(bright[..., None], templates, dimmed)
 
 
 def _flat(part: Shaped[np.ndarray, "b scenes *rest"]) -> Shaped[np.ndarray, "m *rest"]:

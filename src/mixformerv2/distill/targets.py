@@ -29,7 +29,7 @@ def check_pair(student: ModelConfig, teacher: ModelConfig, feature_layers: Layer
 
     ``feature_layers`` are empty where no tokens are compared; then the widths may differ.
     """
-    for name in ("search_px", "template_px"):
+    for name in ("search_px", "template_px", "template_surround"):
         theirs, ours = getattr(teacher, name), getattr(student, name)
         if theirs != ours:
             raise ValueError(

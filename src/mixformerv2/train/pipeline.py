@@ -138,6 +138,7 @@ class _Run:
             in_memory=options.in_memory,
             max_gigabytes=options.max_gigabytes,
             decoded=self.decoded,
+            template_surround=model.template_surround,
         )
 
 
