@@ -34,7 +34,7 @@ from mixformerv2.train.engine import (
     world_size,
 )
 from mixformerv2.train.log import JSON_LOG
-from mixformerv2.train.settings import as_plain, differences
+from mixformerv2.train.settings import as_plain, changes
 from mixformerv2.train.stages import Recipe, StageConfig
 from mixformerv2.train.starting import starting_network, teacher_network
 from mixformerv2.train.validation import Validation
@@ -186,7 +186,7 @@ def _is_done(stage: StageConfig, folder: Path) -> bool:
     """Raises ValueError where the stage was finished with other settings, naming every difference."""
     if not (folder / DONE).exists():
         return False
-    changed = differences(json.loads((folder / DONE).read_text()), as_plain(stage))
+    changed = changes(json.loads((folder / DONE).read_text()), stage)
     if changed:
         raise ValueError(
             f"{folder} holds this stage with other settings ({'; '.join(changed)}): "

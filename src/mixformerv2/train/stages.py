@@ -88,8 +88,18 @@ class StageConfig:
             "losses.score and losses.overlap need a network with score_head",
         )
         require(
-            not self.losses.attention or model.box_head == "tokens",
-            "losses.attention is on prediction tokens, which a corner head has not: set it to 0",
+            not (self.losses.side or self.losses.divergence) or model.has_distributions,
+            "losses.side and losses.divergence are on the distributions of the sides, which this network has not: "
+            "set them to 0",
+        )
+        require(
+            not self.losses.attention or model.num_prediction_tokens == 4,
+            "losses.attention is on prediction tokens, one for each side, which this network has not: set it to 0",
+        )
+        require(
+            self.only_score_head or (model.box_head == "centre") == bool(self.losses.centre),
+            "losses.centre goes with a centre head, and a centre head with losses.centre, "
+            f"got {self.losses.centre:g} with box_head {model.box_head}",
         )
         require(
             not self.only_score_head
@@ -103,7 +113,7 @@ class StageConfig:
             "auxiliary_samples needs losses.search_token or losses.attention",
         )
         require(
-            not auxiliary or model.box_head == "corner" or self.trained_model.depth > 1,
+            not auxiliary or not model.num_prediction_tokens or self.trained_model.depth > 1,
             "losses.search_token and losses.attention look at the tokens before the last of several blocks, "
             "got a depth of 1",
         )
@@ -155,6 +165,11 @@ class Recipe:
 def check_teacher(stage: StageConfig, teacher: ModelConfig) -> None:
     """Raises ValueError, saying what to change, where student and teacher do not fit together."""
     try:
+        if stage.losses.divergence and not teacher.has_distributions:
+            raise ValueError(
+                "losses.divergence is on the teacher's distributions of the sides, and it has none: set it to 0 or "
+                "choose another teacher"
+            )
         check_pair(stage.trained_model, teacher, stage.feature_layers)
     except ValueError as error:
         raise ValueError(f"stage {stage.name}: {error}") from None
