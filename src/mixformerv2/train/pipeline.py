@@ -21,7 +21,7 @@ from mixformerv2.data.benchmarks import LAYOUTS
 from mixformerv2.data.loader import Loader
 from mixformerv2.data.memory import Decoded
 from mixformerv2.data.pairs import Batch
-from mixformerv2.data.sequence import Sequences
+from mixformerv2.data.sequence import Sequences, names_of
 from mixformerv2.model.network import Network
 from mixformerv2.train import pictures
 from mixformerv2.train.engine import (
@@ -169,6 +169,13 @@ def _check_datasets(recipe: Recipe, data: Datasets) -> None:
             raise ValueError(
                 f"the data folder holds benchmarks alone ({', '.join(data)}), which training leaves out: to learn from "
                 "one, name it in data.sample.weights"
+            )
+        known = {name for sequences in data.values() for name in names_of(sequences)}
+        unknown = [name for name in stage.data.sample.held_out if name not in known]
+        if unknown:
+            raise ValueError(
+                f"stage {stage.name} holds out {' and '.join(unknown)}, but no dataset has such a sequence: choose "
+                "others with --set 'data.sample.held_out=[\"NAME\"]', or none with []"
             )
         if stage.validation is not None:
             Validation.choose(stage.validation, data)

@@ -1,7 +1,7 @@
 """The stages of the paper as configs: what is trained, from what, beside which teacher; and recipes of several stages.
 
 A stage names the networks it needs: an earlier stage of its recipe, ``vit-s``, ``mae:PATH``, ``random``, a shipped
-model, or a checkpoint.
+model, or a checkpoint; ``average:NAME,NAME`` is the mean of the weights of several.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from mixformerv2.distill.targets import check_pair, default_feature_layers
 from mixformerv2.train.objective import LossWeights
 from mixformerv2.train.optim import OptimConfig
 
+AVERAGE = "average:"
 Precision = Literal["bf16-mixed", "32-true"]
 
 
@@ -155,11 +156,18 @@ class Recipe:
         models: dict[str, ModelConfig] = {}
         for stage in self.stages:
             for role in ("start", "teacher"):
-                if getattr(stage, role) in names and getattr(stage, role) not in models:
-                    raise ValueError(f"stage {stage.name}: its {role} {getattr(stage, role)} comes later")
-            if stage.teacher in models:
-                check_teacher(stage, models[stage.teacher])
+                for part in networks_named(getattr(stage, role) or ""):
+                    if part in names and part not in models:
+                        raise ValueError(f"stage {stage.name}: its {role} {part} comes later")
+            for part in networks_named(stage.teacher or ""):
+                if part in models:
+                    check_teacher(stage, models[part])
             models[stage.name] = stage.target.model
+
+
+def networks_named(name: str) -> tuple[str, ...]:
+    """The networks that a start or a teacher is made of: one, or those whose weights are averaged."""
+    return tuple(name.removeprefix(AVERAGE).split(",")) if name.startswith(AVERAGE) else (name,)
 
 
 def check_teacher(stage: StageConfig, teacher: ModelConfig) -> None:
