@@ -194,6 +194,17 @@ def test_the_box_of_a_centre_head_by_hand() -> None:
     assert losses.centre_token(maps.box_at(maps.peak()), 4).tolist() == [9]
 
 
+@pytest.mark.parametrize("name", ["numbers", "centre"])
+@torch.no_grad()
+def test_in_half_precision_a_box_still_lies_between_pixels(name: str) -> None:
+    network = build(VARIANTS[name], seed=0).eval()
+    template, online, crop = inputs()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        box = network.search(crop, network.encode_templates(template, online)).box_unit
+    assert box.dtype == torch.float32
+    assert not torch.equal(box, box.bfloat16().float())
+
+
 def test_the_loss_of_a_score_map_by_hand() -> None:
     """Half everywhere on 2 x 2 tokens, a tiny target in the middle of the first: the others are far away from it."""
     maps = CentreMaps(torch.zeros(1, 4), torch.zeros(1, 4, 2), torch.zeros(1, 4, 2))

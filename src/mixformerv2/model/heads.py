@@ -63,7 +63,12 @@ class NumberHead(nn.Module):
 
     def forward(self, prediction_tokens: Float[Tensor, "b tokens dim"]) -> Float[Tensor, "b 4"]:
         """The box in [0, 1] of the crop, xyxy."""
-        return self.layers(prediction_tokens)[..., 0].sigmoid()
+        return _whole(self.layers(prediction_tokens)[..., 0]).sigmoid()
+
+
+def _whole(values: Float[Tensor, "*any"]) -> Float[Tensor, "*any"]:
+    """In f32 at the least: half precision has fewer steps than a crop has pixels."""
+    return values.to(torch.promote_types(values.dtype, torch.float32))
 
 
 class ScoreHead(nn.Module):
@@ -188,7 +193,7 @@ class CentreHead(nn.Module):
     def forward(self, search_tokens: Float[Tensor, "b tokens dim"]) -> CentreMaps:
         maps = _as_maps(search_tokens)
         score, offset, size = (
-            tower(maps).flatten(2).transpose(1, 2) for tower in (self.score, self.offset, self.size)
+            _whole(tower(maps)).flatten(2).transpose(1, 2) for tower in (self.score, self.offset, self.size)
         )
         return CentreMaps(score[..., 0], offset.sigmoid(), size.sigmoid())
 
