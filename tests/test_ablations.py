@@ -226,6 +226,16 @@ def test_what_has_not_been_run_is_said(scripts: tuple[ModuleType, ModuleType], t
     assert not list((tmp_path / "images").iterdir())
 
 
+def test_the_page_is_what_the_results_make_of_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.syspath_prepend(HERE)
+    for name in ("run", "page"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    import page
+
+    made = page.page(page.Results.read(HERE / "results"), tmp_path / "images")
+    assert (HERE.parents[1] / "docs" / "ablations.md").read_text("utf-8") == made
+
+
 def test_only_what_seeds_do_not_explain_is_a_difference(scripts: tuple[ModuleType, ModuleType]) -> None:
     _, page = scripts
     noisy = page.NOISY
