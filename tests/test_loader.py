@@ -158,6 +158,17 @@ def test_what_workers_do_survives_being_sent_to_a_fresh_process(datasets: dict[s
     assert np.array_equal(here.plan.to_frame, there.plan.to_frame)
 
 
+def test_labels_are_moved_where_there_is_a_target_and_nothing_else_is(
+    datasets: dict[str, list[Sequence]],
+) -> None:
+    moved = dataclasses.replace(CONFIG, label_shift_px=-0.5)
+    (plain,), (shifted,) = make(datasets).chunks([0]), make(datasets, moved).chunks([0])
+    side = plain.search.shape[1]
+    expected = plain.box_unit - 0.5 / side * plain.present[:, None]
+    torch.testing.assert_close(shifted.box_unit, expected)
+    assert same(shifted._replace(box_unit=plain.box_unit), plain)
+
+
 def test_the_config_is_plain_json() -> None:
     plain = json.loads(json.dumps(dataclasses.asdict(CONFIG)))
     assert plain["sample"]["weights"] == {"clips": 1.0, "stills": 2.0}

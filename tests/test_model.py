@@ -315,7 +315,10 @@ def test_a_config_survives_json(name: str) -> None:
             dict(box_head="corner", score_head=False, num_bins=72),
             "a quarter of search_px bins, here 16, got 72",
         ),
-        (dict(box_head="corner", score_head=True), "a corner head goes without a score head"),
+        (
+            dict(box_head="centre", regression="numbers"),
+            "those of a token head: leave them out with a centre head",
+        ),
     ],
 )
 def test_a_network_that_cannot_be_is_refused(change: dict[str, Any], complaint: str) -> None:

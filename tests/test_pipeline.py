@@ -252,6 +252,16 @@ def test_a_teacher_that_does_not_fit_is_refused_before_the_first_step(smoke: Run
     assert not list(tmp_path.rglob("log.jsonl"))
 
 
+def test_a_sequence_that_is_held_out_has_to_be_there(tmp_path: Path) -> None:
+    data = open_datasets(training.write_datasets(tmp_path / "data"))
+    with pytest.raises(
+        ValueError, match="stage teacher holds out GOT-10k_Train_000002, but no dataset has such a"
+    ):
+        pipeline.run(
+            override(SMOKE, ['data.sample.held_out=["GOT-10k_Train_000002"]']), data, tmp_path, OPTIONS
+        )
+
+
 def test_what_is_kept_for_tests_is_not_trained_on_unless_it_is_asked_for(smoke: Run, tmp_path: Path) -> None:
     training.write_otb(tmp_path / "otb", "Square", frames=3)
     data = {**smoke.data, **open_datasets(tmp_path)}

@@ -41,6 +41,17 @@ def targets(plan: Plan) -> np.ndarray:
 # --- which datasets and sequences
 
 
+def test_sequences_held_out_are_in_no_scene_and_leave_the_others_as_they_are() -> None:
+    sequences = [dataclasses.replace(each, name=f"s{number}") for number, each in enumerate(stills(5))]
+    config = dataclasses.replace(ALWAYS_PRESENT, held_out=("s1", "s3"), absent_share=0.4)
+    plan = draw(sequences, 400, config)
+    drawn = plan.frames[..., 1]
+    assert set(drawn[drawn >= 0].tolist()) == {0, 2, 4}
+    assert len(draw(sequences, 1, dataclasses.replace(config, held_out=()))) == len(plan)
+    with pytest.raises(ValueError, match="'videos' have no frame with a target"):
+        draw(sequences, 1, dataclasses.replace(config, held_out=tuple(each.name for each in sequences)))
+
+
 def test_datasets_are_drawn_by_weight_and_their_sequences_evenly() -> None:
     datasets = {"many": stills(10), "few": stills(3), "unused": stills(2)}
     config = SampleConfig({"many": 3, "few": 1, "unused": 0, "missing": 0})

@@ -12,7 +12,7 @@ import pytest
 import training
 
 from mixformerv2.train.optim import OptimConfig
-from mixformerv2.train.settings import as_plain, differences, override
+from mixformerv2.train.settings import as_plain, changes, differences, override
 from mixformerv2.train.stages import Recipe, StageConfig, ValidationConfig
 
 SECOND = training.stage("second", optim=OptimConfig(lr=0.5), remove=(1,))
@@ -141,3 +141,16 @@ def test_every_difference_is_named_with_both_values() -> None:
 
 def test_a_setting_that_only_one_of_two_has_is_a_difference() -> None:
     assert differences({"a": {"b": 1}}, {"a": {"c": 2}}) == ["a.b was 1 and is None", "a.c was None and is 2"]
+
+
+def test_a_stage_saved_before_a_setting_existed_had_its_default() -> None:
+    stage = RECIPE.stages[1]
+    saved = as_plain(stage)
+    del saved["losses"]["centre"], saved["target"]["model"]["attention"]
+    assert changes(saved, stage) == []
+    other = dataclasses.replace(stage, seed=3)
+    assert changes(saved, other) == ["seed was 0 and is 3"]
+    symmetric = override(RECIPE, ["second:target.model.attention=symmetric"]).stages[1]
+    assert changes(saved, symmetric) == ["target.model.attention was asymmetric and is symmetric"]
+    saved["colour"] = "red"  # a setting that is no more
+    assert "colour was red and is None" in changes(saved, stage)

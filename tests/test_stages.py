@@ -210,6 +210,27 @@ def test_a_stage_starts_from_an_earlier_one_or_from_a_file(six: Path) -> None:
         assert torch.equal(*weights)
 
 
+def test_a_teacher_may_be_the_average_of_several_networks(six: Path, tmp_path: Path) -> None:
+    config = sized(depth=6)
+    other = build(config.model, seed=4)
+    checkpoint.save(other, config, tmp_path / "other.safetensors")
+    stage = stages.dense_to_sparse("this", config, 64, f"average:earlier,{tmp_path}/other.safetensors")
+    mean = teacher_network(stage, {"earlier": six})
+    assert mean is not None
+    first, second = checkpoint.load(six)[0].state_dict(), other.state_dict()
+    for name, tensor in mean.state_dict().items():
+        torch.testing.assert_close(tensor, (first[name] + second[name]) / 2)
+    checkpoint.save(build(MODEL, seed=0), TARGET, tmp_path / "four.safetensors")
+    unlike = stages.dense_to_sparse("this", config, 64, f"average:earlier,{tmp_path}/four.safetensors")
+    with pytest.raises(
+        ValueError, match="cannot be opened: only networks of the same config have an average"
+    ):
+        teacher_network(unlike, {"earlier": six})
+    early = stages.dense_to_sparse("early", TARGET, 64, "average:x,late")
+    with pytest.raises(ValueError, match="stage early: its start late comes later"):
+        Recipe("both", (early, stages.supervised("late", TARGET, 64, "random")))
+
+
 def test_the_trunk_of_a_vit_s_is_one_of_the_starts() -> None:
     tiny = PRESETS["tiny"]
     small = dataclasses.replace(tiny, model=dataclasses.replace(tiny.model, search_px=64, template_px=32))

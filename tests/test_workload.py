@@ -22,6 +22,13 @@ CONFIGS = {
     "one block": dataclasses.replace(TOKENS, depth=1),
     "no score head": dataclasses.replace(TOKENS, score_head=False, head_norm=True),
     "corner": dataclasses.replace(TOKENS, num_bins=16, box_head="corner", score_head=False),
+    "corner and score": dataclasses.replace(TOKENS, num_bins=16, box_head="corner"),
+    "centre": dataclasses.replace(TOKENS, box_head="centre"),
+    "numbers": dataclasses.replace(TOKENS, regression="numbers"),
+    "one token": dataclasses.replace(TOKENS, prediction_tokens=1),
+    "one token of numbers": dataclasses.replace(TOKENS, prediction_tokens=1, regression="numbers"),
+    "symmetric": dataclasses.replace(TOKENS, attention="symmetric"),
+    "symmetric and dense": dataclasses.replace(TOKENS, attention="symmetric", box_head="centre"),
 }
 
 
@@ -49,7 +56,8 @@ def test_flops_are_those_that_torch_counts(config: ModelConfig, templates: int) 
     assert encode_templates(config, templates).flops == encoding
     assert joint_pass(config, templates).flops == joint
     # Eager torch projects the prediction tokens of the first block in every frame; exported graphs hold the result.
-    constant = 4 * 3 * config.dim**2 if config.box_head == "tokens" else 0
+    asymmetric = config.attention == "asymmetric"
+    constant = 3 * config.dim**2 * config.num_prediction_tokens * asymmetric
     assert cached_search(config, templates).flops == search - 2 * constant
 
 
@@ -61,7 +69,12 @@ def test_weights_are_the_parameters_of_the_network(config: ModelConfig) -> None:
     assert cached_search(config).weights == sum(sizes.values()) - sizes["backbone.positions_template"]
     # Templates pass no head, and of the last block only the norm, the keys and the values.
     last = f"backbone.blocks.{config.depth - 1}."
-    passed = ("backbone.patch_embed", "backbone.positions_template", "backbone.blocks")
+    passed: tuple[str, ...] = ("backbone.patch_embed", "backbone.positions_template", "backbone.blocks")
+    if config.attention == "symmetric":  # before the search region is there they pass none
+        assert encode_templates(config).weights == sum(
+            n for name, n in sizes.items() if name.startswith(passed[:2])
+        )
+        return
     unread = (last + "attn.proj", last + "norm2", last + "mlp")
     read = sum(n for name, n in sizes.items() if name.startswith(passed) and not name.startswith(unread))
     assert encode_templates(config).weights == read - config.dim**2 - config.dim

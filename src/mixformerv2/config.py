@@ -25,12 +25,17 @@ class ModelConfig:
     search_px: int  # side of the search crop
     template_px: int  # side of a template crop
     num_bins: int  # positions of a side's distribution
-    box_head: Literal["tokens", "corner"] = "tokens"  # four prediction tokens, or MixViT's dense corner maps
+    box_head: Literal["tokens", "corner", "centre"] = "tokens"  # prediction tokens, or one of two dense heads
     score_head: bool = True  # is the crop good enough to become the online template?
     head_norm: bool = False  # normalise the prediction tokens before the heads
     learned_positions: bool = False  # train the positions; the published ones are fixed 2-D sin-cos
-    template_surround: float = (
-        1.0  # brightness of a template around its box; below 1 it shows which box is meant
+    template_surround: float = 1.0  # brightness of a template around its box; below 1 the box can be seen
+    prediction_tokens: Literal[4, 1] = (
+        4  # of a token head: one for each side of the box, or one for all of them
+    )
+    regression: Literal["distributions", "numbers"] = "distributions"  # what a token head says of each side
+    attention: Literal["asymmetric", "symmetric"] = (
+        "asymmetric"  # do templates see the search region as well?
     )
 
     def __post_init__(self) -> None:
@@ -50,15 +55,39 @@ class ModelConfig:
                 "depth must be at least 1, num_bins at least 2 and mlp_ratio positive, "
                 f"got {self.depth}, {self.num_bins} and {self.mlp_ratio}"
             )
-        if self.box_head not in ("tokens", "corner") or (self.box_head == "corner" and self.score_head):
-            raise ValueError(
-                "box_head must be tokens or corner, and a corner head goes without a score head, "
-                f"got {self.box_head} with score_head {self.score_head}"
-            )
+        self._check_choices()
         if self.box_head == "corner" and self.num_bins != self.search_grid * 4:
             raise ValueError(
                 f"a corner head has a quarter of search_px bins, here {self.search_grid * 4}, got {self.num_bins}"
             )
+
+    def _check_choices(self) -> None:
+        choices = {
+            "box_head": ("tokens", "corner", "centre"),
+            "prediction_tokens": (4, 1),
+            "regression": ("distributions", "numbers"),
+            "attention": ("asymmetric", "symmetric"),
+        }
+        for name, allowed in choices.items():
+            if getattr(self, name) not in allowed:
+                known = " or ".join(map(str, allowed))
+                raise ValueError(f"{name} must be {known}, got {getattr(self, name)}")
+        of_tokens = (self.prediction_tokens, self.regression)
+        if self.box_head != "tokens" and of_tokens != (4, "distributions"):
+            raise ValueError(
+                f"prediction_tokens and regression are those of a token head: leave them out with a {self.box_head} "
+                f"head, got {self.prediction_tokens} and {self.regression}"
+            )
+
+    @property
+    def num_prediction_tokens(self) -> int:
+        """Prediction tokens that there are: none with a dense head."""
+        return self.prediction_tokens if self.box_head == "tokens" else 0
+
+    @property
+    def has_distributions(self) -> bool:
+        """Whether the box comes with a distribution of each side, which losses and students can learn from."""
+        return self.box_head == "corner" or (self.box_head == "tokens" and self.regression == "distributions")
 
     @property
     def search_grid(self) -> int:

@@ -61,6 +61,7 @@ class BenchConfig:
     frames: int = 40  # of the clip, in each round
     rounds: int = 5
     operators: bool = False  # also where the time goes inside each network
+    reference: bool = True  # the released code's path beside every model, where torch is there
 
     def __post_init__(self) -> None:
         if self.rounds < 1:
@@ -181,7 +182,7 @@ def _find_model(text: str, scratch: Path) -> Model:
 
 def _backends(model: Model, config: BenchConfig, threads: int, left_out: list[str]) -> Iterator[Backend]:
     """The reference path, then every backend and precision that is asked for or runs here."""
-    if has("the reference path"):
+    if config.reference and has("the reference path"):
         from mixformerv2.bench.torch import reference_backend
 
         yield reference_backend(model.weights, config.device)

@@ -38,7 +38,7 @@ def joint_forward(
     features = []
     for block in trunk.blocks:
         assert isinstance(block, Block)
-        tokens = _joint_block(block, tokens, num_template)
+        tokens = _joint_block(block, tokens, num_template, trunk.symmetric)
         features.append(tokens[:, num_template:])
     if constant is not None:
         features[-1] = features[-1][:, -constant.shape[1] :]
@@ -46,8 +46,10 @@ def joint_forward(
 
 
 def _joint_block(
-    block: Block, tokens: Float[Tensor, "b tokens dim"], num_template: int
+    block: Block, tokens: Float[Tensor, "b tokens dim"], num_template: int, symmetric: bool
 ) -> Float[Tensor, "b tokens dim"]:
+    if symmetric:
+        return block.encode_templates(tokens)[0]
     queries, seen = block.attn.project(block.norm1(tokens))
     templates = KeyValue(*(part[:, :num_template] for part in seen))
     attended = [

@@ -6,11 +6,11 @@ everything else (normalisation, softmax, GELU) is left out of the count, though 
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import NamedTuple
 
 from mixformerv2.config import PATCH_PX, ModelConfig
 
-PREDICTION_TOKENS = 4
 BYTES = {"f32": 4, "bf16": 2, "f16": 2, "int8": 1}  # of a weight or a cached number
 
 
@@ -33,15 +33,18 @@ class Workload(NamedTuple):
 def cached_search(config: ModelConfig, templates: int = 2) -> Workload:
     """A frame as tracked here: the templates cached, the last block for what the heads read.
 
-    The prediction tokens' projections in the first block are constants, and not counted.
+    The prediction tokens' projections in the first block are constants, and not counted. With symmetric attention the
+    templates go through every block again.
     """
     own, constant, cached = _counts(config, templates)
     flops = _patches(config, own) + _box_head(config).flops + _score_head(config).flops
+    if config.attention == "symmetric":
+        flops += _symmetric_blocks(config, own, constant, cached)
+        weights = _weights(config) - config.template_grid**2 * config.dim
+        return Workload(flops, weights, cached * config.dim, 3 * config.search_px**2)
     for block in range(config.depth):
         if constant and block == config.depth - 1 and block > 0:
-            # Its few queries are turned to the tokens, head by head, and not the tokens to keys and values.
-            flops += _block(config, constant, cached + config.heads * (own + constant))
-            flops += 2 * constant * config.dim  # the keys' bias
+            flops += _last_block(config, own, constant, cached)
             continue
         queries = own + constant
         projected = own if block == 0 else own + constant  # keys and values of every token
@@ -53,12 +56,18 @@ def cached_search(config: ModelConfig, templates: int = 2) -> Workload:
 
 
 def encode_templates(config: ModelConfig, templates: int = 2) -> Workload:
-    """What is done when a template changes: through all blocks, of the last one keys and values alone."""
+    """What is done when a template changes: through all blocks, of the last one keys and values alone.
+
+    With symmetric attention only its patches are embedded.
+    """
     _, _, tokens = _counts(config, templates)
+    pixels = 3 * templates * config.template_px**2
+    if config.attention == "symmetric":
+        return Workload(_patches(config, tokens), _patch_weights(config), 0, pixels)
     flops = _patches(config, tokens) + (config.depth - 1) * _block(config, tokens, tokens)
     flops += 2 * config.dim**2 * 2 * tokens
     unread = _block_weights(config) - 2 * config.dim - 2 * (config.dim**2 + config.dim)
-    return Workload(flops, _trunk_weights(config) - unread, 0, 3 * templates * config.template_px**2)
+    return Workload(flops, _trunk_weights(config) - unread, 0, pixels)
 
 
 def joint_pass(config: ModelConfig, templates: int = 2) -> Workload:
@@ -66,8 +75,9 @@ def joint_pass(config: ModelConfig, templates: int = 2) -> Workload:
     own, constant, template_tokens = _counts(config, templates)
     others = own + constant
     flops = _patches(config, own + template_tokens) + _box_head(config).flops + _score_head(config).flops
+    seen_by_templates = template_tokens + (others if config.attention == "symmetric" else 0)
     for _ in range(config.depth):
-        flops += _block(config, template_tokens, template_tokens)
+        flops += _block(config, template_tokens, seen_by_templates)
         flops += _block(config, others, others + template_tokens)
     pixels = 3 * (config.search_px**2 + templates * config.template_px**2)
     return Workload(flops, _weights(config), 0, pixels)
@@ -75,12 +85,27 @@ def joint_pass(config: ModelConfig, templates: int = 2) -> Workload:
 
 def _counts(config: ModelConfig, templates: int) -> tuple[int, int, int]:
     """Search tokens, prediction tokens, tokens of all templates together."""
-    constant = PREDICTION_TOKENS if config.box_head == "tokens" else 0
-    return config.search_grid**2, constant, templates * config.template_grid**2
+    return config.search_grid**2, config.num_prediction_tokens, templates * config.template_grid**2
 
 
 def _patches(config: ModelConfig, tokens: int) -> int:
     return 2 * tokens * 3 * PATCH_PX**2 * config.dim
+
+
+def _symmetric_blocks(config: ModelConfig, own: int, constant: int, template: int) -> int:
+    """Templates and search region together, but in the last block for what the heads read."""
+    tokens = template + own + constant
+    before = (config.depth - 1) * _block(config, tokens, tokens)
+    templates_projected = 2 * config.dim**2 * 2 * template  # in the last block to keys and values
+    if constant:
+        return before + templates_projected + _last_block(config, own, constant, template)
+    return before + templates_projected + _block(config, own, tokens)
+
+
+def _last_block(config: ModelConfig, own: int, constant: int, template: int) -> int:
+    """Its few queries are turned to the tokens, head by head, and not the tokens to keys and values."""
+    keys_bias = 2 * constant * config.dim
+    return _block(config, constant, template + config.heads * (own + constant)) + keys_bias
 
 
 def _block(config: ModelConfig, queries: int, keys: int) -> int:
@@ -109,8 +134,13 @@ def _box_head(config: ModelConfig) -> _Head:
     dim, bins = config.dim, config.num_bins
     if config.box_head == "corner":
         return _corner_head(config)
-    layers = dim * dim + dim * bins
-    return _Head(2 * PREDICTION_TOKENS * layers, layers + 3 * dim + 3 * bins)
+    if config.box_head == "centre":
+        return _centre_head(config)
+    tokens = config.prediction_tokens
+    of_side, norm = (bins, 2 * bins) if config.regression == "distributions" else (1, 0)
+    outputs = 4 // tokens * of_side
+    layers = dim * dim + dim * outputs
+    return _Head(2 * tokens * layers, layers + 3 * dim + outputs + norm)
 
 
 def _corner_head(config: ModelConfig) -> _Head:
@@ -134,11 +164,23 @@ def _corner_head(config: ModelConfig) -> _Head:
     return _Head(2 * flops, 2 * weights)
 
 
+def _centre_head(config: ModelConfig) -> _Head:
+    """Three towers of four 3 x 3 convolutions, each followed by a batch normalisation, and a 1 x 1 at the end."""
+    widths = [config.dim, *(min(config.dim // 2, 256) // shrink for shrink in (1, 2, 4, 8))]
+    flops = weights = 0
+    for outputs in (1, 2, 2):
+        layers = [9 * a * b for a, b in pairwise(widths)] + [widths[-1] * outputs]
+        flops += 2 * config.search_grid**2 * sum(layers)
+        weights += sum(layers) + 3 * sum(widths[1:]) + outputs
+    return _Head(flops, weights)
+
+
 def _score_head(config: ModelConfig) -> _Head:
     if not config.score_head:
         return _Head(0, 0)
     layers = config.dim**2 + config.dim
-    return _Head(2 * PREDICTION_TOKENS * layers, layers + config.dim + 1)
+    tokens = config.num_prediction_tokens or config.search_grid**2
+    return _Head(2 * tokens * layers, layers + config.dim + 1)
 
 
 # --- weights
@@ -154,8 +196,12 @@ def _weights(config: ModelConfig) -> int:
 
 def _trunk_weights(config: ModelConfig) -> int:
     """Parameters that templates pass: patches, their positions, blocks."""
-    patches = (3 * PATCH_PX**2 + 1 + config.template_grid**2) * config.dim
-    return patches + config.depth * _block_weights(config)
+    return _patch_weights(config) + config.depth * _block_weights(config)
+
+
+def _patch_weights(config: ModelConfig) -> int:
+    """Of the patches and the positions of templates."""
+    return (3 * PATCH_PX**2 + 1 + config.template_grid**2) * config.dim
 
 
 def _block_weights(config: ModelConfig) -> int:

@@ -56,7 +56,7 @@ def train(
     # Before torch is loaded: threads that spin while they wait take the cores from those that decode images.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     from mixformerv2.data.datasets import open_datasets
-    from mixformerv2.train import finetune, pipeline
+    from mixformerv2.train import ablations, finetune, pipeline
     from mixformerv2.train.engine import RunOptions
     from mixformerv2.train.recipes import RECIPES
     from mixformerv2.train.settings import as_plain, override
@@ -64,10 +64,16 @@ def train(
     if list_recipes:
         for name, function in RECIPES.items():
             out.print(f"{name}: {(function.__doc__ or '').splitlines()[0]}", highlight=False)
+        for line in ablations.summary():
+            out.print(line, highlight=False)
         return
-    if recipe not in RECIPES:
-        raise ValueError(f"no recipe is called {recipe!r}: choose one of {', '.join(RECIPES)}")
-    chosen = RECIPES[recipe]()
+    known = RECIPES | ablations.RECIPES
+    if recipe not in known:
+        of_ablations = f"{ablations.PREFIX}NAME, of which --list shows the names"
+        raise ValueError(
+            f"no recipe is called {recipe!r}: choose one of {', '.join([*RECIPES, of_ablations])}"
+        )
+    chosen = known[recipe]()
     if init is not None:
         settings = [f"{chosen.stages[0].name}:start={init}", *(settings or [])]
     chosen = override(chosen, settings or [])

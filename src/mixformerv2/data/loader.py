@@ -37,6 +37,9 @@ class DataConfig:
     degrade: DegradeConfig = field(default_factory=DegradeConfig)
     chunk: int = 32
     """examples drawn, read and composed together"""
+    label_shift_px: float = 0.0
+    """of the true boxes in the search crop, to the right and down: released training centres a crop of n px at
+    (n - 1) / 2, which is -0.5 px, and released tracking at n / 2"""
 
     def __post_init__(self) -> None:
         if self.chunk < 1:
@@ -178,7 +181,11 @@ class Loader:
             seen.search.to(self.device, non_blocking=True),
             seen.frame_sizes,
         )
-        return compose(prepared.plan, seen, self.config.degrade, rng, generator, self.marking)
+        batch = compose(prepared.plan, seen, self.config.degrade, rng, generator, self.marking)
+        if not self.config.label_shift_px:
+            return batch
+        shift_unit = self.config.label_shift_px / self.stream.search_px
+        return batch._replace(box_unit=batch.box_unit + shift_unit * batch.present[:, None])
 
     def _count(self, prepared: Prepared) -> None:
         for place, times in prepared.skipped.items():

@@ -42,6 +42,8 @@ class SampleConfig:
     """between the template and any other frame"""
     mode: str = "symmetric"
     """"symmetric": frames in any order; "causal": template, online templates, search in the order of time"""
+    held_out: tuple[str, ...] = ()
+    """sequences, by name, that no example is drawn from: they are for measuring"""
     online_templates: int = 1
     """0 saves a third of the tokens at the start of a training"""
     min_side_px: float = 6.0
@@ -212,13 +214,13 @@ class Sampler:
         return known
 
     def _usable(self, dataset: int, index: int) -> _Known | None:
-        """The sequence, if it can be opened and shows its target."""
+        """The sequence, if it can be opened, shows its target and is not held out."""
         try:
             known = self._known(dataset, index)
         except ValueError as error:
             self.broken[str(error)] += 1
             return None
-        return known if len(known.visible) else None
+        return known if len(known.visible) and known.sequence.name not in self.config.held_out else None
 
     def _first(self, rng: np.random.Generator) -> _Known:
         dataset = min(int(np.searchsorted(self._up_to, rng.random(), side="right")), len(self.names) - 1)

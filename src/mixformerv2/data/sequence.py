@@ -200,6 +200,13 @@ else:
     Sequences = collections.abc.Sequence
 
 
+def names_of(sequences: Sequences) -> tuple[str, ...]:
+    """The names of a dataset's sequences; none of a lazy one is opened for that."""
+    if isinstance(sequences, LazySequences):
+        return sequences.names
+    return tuple(sequence.name for sequence in sequences)
+
+
 def has_area(boxes: Float[np.ndarray, "*rows 4"]) -> Bool[np.ndarray, "*rows"]:
     """Whether each xyxy box is finite with positive width and height."""
     left_top, right_bottom = boxes[..., :2], boxes[..., 2:]

@@ -90,7 +90,7 @@ class Replacement(nn.Module):
             teacher.config.depth, student.config.depth
         )  # last block of each stage, the teacher's
         self.matched_stages = tuple(range(student.config.depth))
-        if student.config.box_head != teacher.config.box_head:
+        if student.config.num_prediction_tokens != teacher.config.num_prediction_tokens:
             # Of the last stage's tokens the two networks share none.
             self.matched_stages = self.matched_stages[:-1]
         check_pair(

@@ -136,10 +136,9 @@ def narrow_mlps(
     *before, last = _blocks(narrow)
     for block in before:
         inputs = _Inputs(block.mlp)
-        block.search(tokens, block.encode_templates(templates)[1])
+        block.both(templates, tokens, trunk.symmetric)
         block.mlp = _narrowed(block.mlp, inputs.taken(), hidden)
-        templates, own = block.encode_templates(templates)
-        tokens = block.search(tokens, own)
+        templates, tokens = block.both(templates, tokens, trunk.symmetric)
     inputs = _Inputs(last.mlp)
     last.search(tokens, last.template_keys_values(templates), wanted=wanted)
     last.mlp = _narrowed(last.mlp, inputs.taken(), hidden)
@@ -266,15 +265,18 @@ def _positions_of_grid(
 def _with_heads(trunk: Network, config: ModelConfig, calibration: Crops | None, seed: int) -> Network:
     fresh = build(config, seed)
     have, wanted = trunk.config, fresh.state_dict()
-    same_box_head = (have.box_head, have.num_bins) == (config.box_head, config.num_bins)
+    of_head = ("box_head", "num_bins", "prediction_tokens", "regression")
+    same_box_head = all(getattr(have, name) == getattr(config, name) for name in of_head)
+    same_tokens = have.num_prediction_tokens == config.num_prediction_tokens
+    replaced = ("box_head.",) * (not same_box_head) + ("backbone.prediction_",) * (not same_tokens)
     kept = {
         name: tensor
         for name, tensor in trunk.state_dict().items()
-        if name in wanted and (same_box_head or not name.startswith("box_head."))
+        if name in wanted and not name.startswith(replaced)
     }
     fresh.load_state_dict(wanted | kept)
     tokens = fresh.backbone.prediction_tokens
-    if tokens is not None and trunk.backbone.prediction_tokens is None:
+    if tokens is not None and not same_tokens:
         generator = torch.Generator().manual_seed(seed)
         tokens.copy_(_token_scale(trunk, calibration) * torch.randn(tokens.shape, generator=generator))
     return fresh

@@ -36,7 +36,8 @@ def check_pair(student: ModelConfig, teacher: ModelConfig, feature_layers: Layer
                 f"teacher and student see the same crops, and the teacher's {name} is {theirs}, the student's {ours}: "
                 f"set the student's {name} to {theirs} or choose another teacher"
             )
-    if teacher.num_bins != student.num_bins:
+    both_distribute = teacher.has_distributions and student.has_distributions
+    if both_distribute and teacher.num_bins != student.num_bins:
         raise ValueError(
             f"the teacher answers with {teacher.num_bins} bins and the student with {student.num_bins}: "
             f"set the student's num_bins to {teacher.num_bins} or choose another teacher"
@@ -63,15 +64,17 @@ def _check_layers(student: ModelConfig, teacher: ModelConfig, feature_layers: La
             raise ValueError(
                 f"feature_layers name layer {twice[0]} of the {role} twice: leave one of them out"
             )
-    if student.box_head == teacher.box_head:
+    if student.num_prediction_tokens == teacher.num_prediction_tokens:
         return
-    place = 0 if student.box_head == "tokens" else 1
-    role, of_tokens = ("student", student) if place == 0 else ("teacher", teacher)
-    if any(pair[place] == of_tokens.depth - 1 for pair in feature_layers):
-        raise ValueError(
-            f"only prediction tokens leave layer {of_tokens.depth - 1} of the {role}, and the other network has none: "
-            f"take an earlier layer of the {role} in feature_layers"
-        )
+    for place, (role, model) in enumerate((("student", student), ("teacher", teacher))):
+        if model.num_prediction_tokens and any(pair[place] == model.depth - 1 for pair in feature_layers):
+            other = (
+                "none" if 0 in (student.num_prediction_tokens, teacher.num_prediction_tokens) else "others"
+            )
+            raise ValueError(
+                f"only prediction tokens leave layer {model.depth - 1} of the {role}, and the other network has "
+                f"{other}: take an earlier layer of the {role} in feature_layers"
+            )
 
 
 class Teacher:
@@ -109,24 +112,25 @@ def matched_features(
     """Tokens after the paired blocks, the student's and the teacher's: only those that both have, in the same order.
 
     Both have search tokens everywhere but after a last block that leaves only prediction tokens; prediction tokens
-    are compared where both networks have them. The teacher's carry no gradient.
+    are compared where both networks have as many. The teacher's carry no gradient.
     """
-    ours, theirs = _has_prediction_tokens(student), _has_prediction_tokens(teacher)
+    ours, theirs = _num_prediction_tokens(student), _num_prediction_tokens(teacher)
     matched: tuple[list[Tensor], list[Tensor]] = ([], [])
     for student_layer, teacher_layer in layers:
         a, b = student.features[student_layer], teacher.features[teacher_layer].detach()
         if ours == theirs:
-            count = min(a.shape[1], b.shape[1])  # four after a last block, whose other tokens nobody reads
+            count = min(a.shape[1], b.shape[1])  # few after a last block, whose other tokens nobody reads
             a, b = a[:, -count:], b[:, -count:]
         else:
-            a, b = (a[:, :-4], b) if ours else (a, b[:, :-4])
+            a, b = a[:, : a.shape[1] - ours], b[:, : b.shape[1] - theirs]
         assert a.shape == b.shape, "check_pair finds out before"
         matched[0].append(a)
         matched[1].append(b)
     return matched
 
 
-def _has_prediction_tokens(prediction: Prediction) -> bool:
-    """With them four tokens leave the last block; without them all do, as many as enter it."""
-    first, last = prediction.features[0], prediction.features[-1]
-    return last.shape[1] == 4 and (len(prediction.features) == 1 or first.shape[1] > 4)
+def _num_prediction_tokens(prediction: Prediction) -> int:
+    """With them they alone leave the last block; without them all tokens do, as many as enter it."""
+    first, last = prediction.features[0].shape[1], prediction.features[-1].shape[1]
+    alone = last < first if len(prediction.features) > 1 else last in (1, 4)
+    return last if alone else 0

@@ -127,6 +127,19 @@ class Block(nn.Module):
         queries, own = self.attn.project(self.norm1(tokens))
         return self._residual(tokens, self.attn.attend(queries, own)), own
 
+    def both(
+        self,
+        templates: Float[Tensor, "b templates dim"],
+        tokens: Float[Tensor, "b tokens dim"],
+        symmetric: bool,
+    ) -> tuple[Float[Tensor, "b templates dim"], Float[Tensor, "b tokens dim"]]:
+        """Template tokens and all others after this block; ``symmetric``: every query sees every token."""
+        if symmetric:
+            joined, _ = self.encode_templates(torch.cat([templates, tokens], dim=1))
+            return joined[:, : templates.shape[1]], joined[:, templates.shape[1] :]
+        encoded, own = self.encode_templates(templates)
+        return encoded, self.search(tokens, own)
+
     def template_keys_values(self, tokens: Float[Tensor, "b tokens dim"]) -> KeyValue:
         """The cache alone, for the last block, whose template outputs nobody reads."""
         return self.attn.project_keys_values(self.norm1(tokens))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
@@ -12,7 +13,14 @@ from torch import Tensor, nn
 from mixformerv2.config import PATCH_PX, ModelConfig
 from mixformerv2.model.attention import Block, KeyValue
 
-TemplateCache = tuple[KeyValue, ...]  # one entry a block
+
+class TemplateTokens(NamedTuple):
+    """What can be kept of templates that see the search region: the tokens that enter the first block."""
+
+    tokens: Float[Tensor, "b tokens dim"]
+
+
+TemplateCache = tuple[KeyValue, ...] | tuple[TemplateTokens]  # one entry a block, or one in all
 
 # Channel statistics of ImageNet, which every published weight was trained with.
 MEAN = (0.485, 0.456, 0.406)
@@ -50,6 +58,7 @@ class PatchEmbed(nn.Module):
 class Backbone(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
+        self.symmetric = config.attention == "symmetric"
         self.patch_embed = PatchEmbed(config.dim)
         self.positions_search = nn.Parameter(
             sincos_positions(config.dim, config.search_grid), requires_grad=config.learned_positions
@@ -58,9 +67,10 @@ class Backbone(nn.Module):
             sincos_positions(config.dim, config.template_grid), requires_grad=config.learned_positions
         )
         self.prediction_tokens: nn.Parameter | None = None
-        if config.box_head == "tokens":
-            self.prediction_tokens = nn.Parameter(0.02 * torch.randn(1, 4, config.dim))
-            self.prediction_positions = nn.Parameter(0.02 * torch.randn(1, 4, config.dim))
+        if config.num_prediction_tokens:
+            shape = (1, config.num_prediction_tokens, config.dim)
+            self.prediction_tokens = nn.Parameter(0.02 * torch.randn(shape))
+            self.prediction_positions = nn.Parameter(0.02 * torch.randn(shape))
         self.blocks = nn.ModuleList(
             Block(config.dim, config.heads, config.mlp_ratio) for _ in range(config.depth)
         )
@@ -84,7 +94,7 @@ class Backbone(nn.Module):
         """What enters the first block of the search crop."""
         return self.patch_embed(crop) + self.positions_search
 
-    def constant_tokens(self) -> Float[Tensor, "1 4 dim"] | None:
+    def constant_tokens(self) -> Float[Tensor, "1 constant dim"] | None:
         """The prediction tokens that enter the first block behind the search tokens, where there are any."""
         if self.prediction_tokens is None:
             return None
@@ -98,10 +108,13 @@ class Backbone(nn.Module):
     ) -> TemplateCache:
         """Keys and values of the fixed and the online templates, once per template change.
 
+        With symmetric attention they depend on the search region: then the tokens that go through with it each time.
         ``blocks`` take the place of the trunk's own, here and in ``search``.
         """
         blocks = list(self.blocks) if blocks is None else blocks
         tokens = self.template_tokens(template, online)
+        if self.symmetric:
+            return (TemplateTokens(tokens),)
         cache = []
         for block in blocks[:-1]:
             tokens, keys_values = block.encode_templates(tokens)
@@ -117,9 +130,11 @@ class Backbone(nn.Module):
     ) -> list[Float[Tensor, "b tokens dim"]]:
         """Search tokens followed by prediction tokens after every block.
 
-        The last entry holds only what the head reads: the four prediction tokens where there are any.
+        The last entry holds only what the head reads: the prediction tokens where there are any.
         """
         blocks = list(self.blocks) if blocks is None else blocks
+        if self.symmetric:
+            return self._search_with_templates(crop, cast("tuple[TemplateTokens]", cache)[0].tokens, blocks)
         tokens, constant = self.search_tokens(crop), self.constant_tokens()
         wanted = None if constant is None else constant.shape[1]
         features = []
@@ -135,3 +150,25 @@ class Backbone(nn.Module):
         if wanted is not None:
             features[-1] = features[-1][:, -wanted:]
         return features
+
+    def _search_with_templates(
+        self,
+        crop: Num[Tensor, "b side side 3"],
+        templates: Float[Tensor, "b templates dim"],
+        blocks: Sequence[nn.Module],
+    ) -> list[Float[Tensor, "b _ dim"]]:
+        """As ``search``, by symmetric attention."""
+        tokens, constant = self.search_tokens(crop), self.constant_tokens()
+        wanted = None
+        if constant is not None:
+            tokens, wanted = (
+                torch.cat([tokens, constant.expand(len(tokens), -1, -1)], dim=1),
+                constant.shape[1],
+            )
+        features = []
+        for block in blocks[:-1]:
+            templates, tokens = block.both(templates, tokens, symmetric=True)
+            features.append(tokens)
+        # Nobody reads what the last block makes of templates.
+        last = blocks[-1]
+        return [*features, last.search(tokens, last.template_keys_values(templates), wanted=wanted)]

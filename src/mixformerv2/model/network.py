@@ -10,16 +10,25 @@ from torch import Tensor, nn
 
 from mixformerv2.config import ModelConfig
 from mixformerv2.model.backbone import Backbone, TemplateCache
-from mixformerv2.model.heads import CornerHead, DistributionHead, ScoreHead, expected_box
+from mixformerv2.model.heads import (
+    BoxHead,
+    CentreHead,
+    CentreMaps,
+    NumberHead,
+    ScoreHead,
+    expected_box,
+    make_box_head,
+)
 
 
 class Prediction(NamedTuple):
     """What one look at a search crop says."""
 
-    side_logits: Float[Tensor, "b 4 bins"]  # order l, t, r, b
+    side_logits: Float[Tensor, "b 4 bins"] | None  # order l, t, r, b; None of a head without distributions
     box_unit: Float[Tensor, "b 4"]  # xyxy, fractions of the crop
     score_logits: Float[Tensor, "b"] | None  # None without a score head
     features: list[Float[Tensor, "b _ dim"]]  # after every block; the last one holds what the head read
+    centre: CentreMaps | None = None  # of a centre head
 
 
 class Network(nn.Module):
@@ -34,11 +43,7 @@ class Network(nn.Module):
         self.config = config
         self.backbone = Backbone(config)
         self.head_norm = nn.LayerNorm(config.dim) if config.head_norm else nn.Identity()
-        self.box_head: DistributionHead | CornerHead
-        if config.box_head == "tokens":
-            self.box_head = DistributionHead(config.dim, config.num_bins)
-        else:
-            self.box_head = CornerHead(config.dim)
+        self.box_head: BoxHead = make_box_head(config)
         self.score_head = ScoreHead(config.dim) if config.score_head else None
 
     def encode_templates(
@@ -54,9 +59,13 @@ class Network(nn.Module):
     def read(self, features: list[Float[Tensor, "b _ dim"]]) -> Prediction:
         """What the heads make of the tokens after every block."""
         tokens = self.head_norm(features[-1])
-        side_logits = self.box_head(tokens)
+        read = self.box_head(tokens)
         score = self.score_head(tokens) if self.score_head is not None else None
-        return Prediction(side_logits, expected_box(side_logits), score, features)
+        if isinstance(self.box_head, CentreHead):
+            return Prediction(None, read.box_at(read.peak()), score, features, read)
+        if isinstance(self.box_head, NumberHead):
+            return Prediction(None, read, score, features)
+        return Prediction(read, expected_box(read), score, features)
 
 
 def build(config: ModelConfig, seed: int | None = None) -> Network:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import torch
@@ -11,7 +12,6 @@ from jaxtyping import UInt8
 
 from mixformerv2.config import Config
 from mixformerv2.model import checkpoint
-from mixformerv2.model.attention import KeyValue
 from mixformerv2.model.backbone import TemplateCache
 from mixformerv2.model.network import Network
 from mixformerv2.runtime.backend import Located
@@ -66,9 +66,9 @@ class NetworkBackend:
 
     @torch.inference_mode()
     def stack(self, caches: Sequence[TemplateCache]) -> TemplateCache:
-        return tuple(
-            KeyValue(*map(torch.cat, zip(*blocks, strict=True))) for blocks in zip(*caches, strict=True)
-        )
+        entries = zip(*caches, strict=True)
+        stacked = (type(entry[0])(*map(torch.cat, zip(*entry, strict=True))) for entry in entries)
+        return cast("TemplateCache", tuple(stacked))
 
     @torch.inference_mode()
     def search(self, crop: UInt8[np.ndarray, "b side side 3"], cache: TemplateCache) -> Located:

@@ -41,7 +41,7 @@ LAST, BEST, RESUME = "last.safetensors", "best.safetensors", "resume.pt"
 class RunOptions:
     """How a run uses the machine. Another choice gives the same training, up to rounding.
 
-    But for a corner head: its batch normalisation sees the examples that one process takes at once.
+    But for a dense head: its batch normalisation sees the examples that one process takes at once.
     """
 
     device: Literal["auto", "cpu", "cuda"] = "auto"

@@ -10,8 +10,10 @@ import math
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
+
+from mixformerv2.model.heads import CentreMaps
 
 BoxTensor = Float[Tensor, "b 4"]
 
@@ -114,6 +116,31 @@ def search_token_loss(outputs: Float[Tensor, "b tokens 5"], box_unit: BoxTensor)
     off = (outputs[..., 1:] - box_unit[:, None]).abs().mean(dim=-1)
     off_inside = (off * inside).sum(dim=1) / inside.sum(dim=1).clamp(min=1)
     return (found * balance).mean(dim=1) + 5 * off_inside
+
+
+def centre_token(box_unit: BoxTensor, grid: int) -> Int[Tensor, "b"]:
+    """The search token in which the centre of each box lies, counted row by row."""
+    column, row = ((box_unit[:, :2] + box_unit[:, 2:]) / 2 * grid).long().clamp(0, grid - 1).unbind(1)
+    return row * grid + column
+
+
+def centre_score_loss(maps: CentreMaps, box_unit: BoxTensor) -> Float[Tensor, "b"]:
+    """Focal loss on the score map of a centre head, with less of a penalty near the centre (CenterNet, equation 1).
+
+    Near is a Gaussian as wide and high as the target, with 0.54 / 6 of its sides as deviations (TTFNet, section 3.2).
+    """
+    grid = round(maps.score_logits.shape[1] ** 0.5)
+    is_centre = F.one_hot(centre_token(box_unit, grid), grid**2).bool()
+    line = (torch.arange(grid, device=box_unit.device) + 0.5) / grid
+    y, x = torch.meshgrid(line, line, indexing="ij")
+    places = torch.stack([x, y], dim=-1).reshape(1, -1, 2)
+    middle, sides = (box_unit[:, :2] + box_unit[:, 2:]) / 2, box_unit[:, 2:] - box_unit[:, :2]
+    deviation = (0.54 / 6 * sides).clamp(min=_EPS)
+    near = (-0.5 * ((places - middle[:, None]) / deviation[:, None]).square().sum(dim=-1)).exp()
+    found, missed = F.logsigmoid(maps.score_logits), F.logsigmoid(-maps.score_logits)
+    at_centre = missed.exp().square() * found
+    elsewhere = (1 - near) ** 4 * found.exp().square() * missed
+    return -torch.where(is_centre, at_centre, elsewhere).sum(dim=1)
 
 
 def best_token_inside(inside_logits: Float[Tensor, "b tokens"], box_unit: BoxTensor) -> Float[Tensor, "b"]:

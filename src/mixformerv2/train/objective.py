@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from mixformerv2.data.pairs import Batch
 from mixformerv2.distill.replacement import Replacement, ReplacementSchedule
 from mixformerv2.distill.targets import Teacher, matched_features
+from mixformerv2.model.heads import CentreMaps
 from mixformerv2.model.network import Network, Prediction
 from mixformerv2.train import losses
 
@@ -24,6 +25,7 @@ class LossWeights:
     ciou: float = 2.0
     giou: float = 0.0
     side: float = 0.0  # cross-entropy of the distributions with the true coordinate
+    centre: float = 0.0  # focal loss on the score map of a centre head
     divergence: float = 0.0  # KL from the teacher's distributions; 5 in the paper
     features: float = 0.0  # squared distance to the teacher's tokens in matched layers; 0.2 in the paper
     search_token: float = 0.0  # auxiliary: which search tokens lie in the target, and where its sides are
@@ -120,6 +122,12 @@ class Objective(nn.Module):
         present, count = batch.present, len(batch.present)
         box, truth = answer.box_unit.float()[present], batch.box_unit[present]
         parts = {}
+        if answer.centre is not None:
+            maps = CentreMaps(*(part.float()[present] for part in answer.centre))
+            # The box that the true centre's token gives: of others, which may be the peak yet, it is not asked.
+            box = maps.box_at(losses.centre_token(truth, self.network.config.search_grid))
+            if weights.centre:
+                parts["centre"] = losses.centre_score_loss(maps, truth).sum() / count
         if weights.l1:
             parts["l1"] = (box - truth).abs().mean(dim=1).sum() / count
         if weights.ciou:
@@ -127,6 +135,7 @@ class Objective(nn.Module):
         if weights.giou:
             parts["giou"] = losses.giou_loss(box, truth).sum() / count
         if weights.side:
+            assert answer.side_logits is not None, "the stage's config says so"
             side_logits = answer.side_logits.float()[present]
             parts["side"] = losses.side_cross_entropy(side_logits, truth).sum() / count
         return parts
@@ -159,10 +168,11 @@ class Objective(nn.Module):
 
     def _search_tokens(self, answer: Prediction) -> Tensor:
         """The search tokens that the box is read from."""
-        if self.network.config.box_head == "corner":
+        tokens = self.network.config.num_prediction_tokens
+        if not tokens:
             return answer.features[-1]
         # Those that enter the last block: it reads its answer from them, and nothing comes after.
-        return answer.features[-2][:, :-4]
+        return answer.features[-2][:, :-tokens]
 
     def _last_attention(self, answer: Prediction) -> Tensor:
         """How the last block's prediction tokens share their attention among the search tokens, (b, 4, tokens).
@@ -208,12 +218,14 @@ def _teacher_parts(answers: Answers, batch: Batch, weights: LossWeights) -> dict
     if weights.divergence:
         assert answers.teacher is not None
         present = batch.present  # of a target that is not there a teacher knows nothing
-        logits = (answer.side_logits.float()[present] for answer in (answers.student, answers.teacher))
-        parts["divergence"] = losses.side_divergence(*logits).sum() / len(present)
+        student, teacher = answers.student.side_logits, answers.teacher.side_logits
+        assert student is not None and teacher is not None, "the stage's config says so"
+        divergence = losses.side_divergence(student.float()[present], teacher.float()[present])
+        parts["divergence"] = divergence.sum() / len(present)
     if weights.features:
-        student = [tokens.float() for tokens in answers.student_features]
-        teacher = [tokens.float() for tokens in answers.teacher_features]
-        parts["features"] = losses.feature_mimicking(student, teacher).mean()
+        ours = [tokens.float() for tokens in answers.student_features]
+        theirs = [tokens.float() for tokens in answers.teacher_features]
+        parts["features"] = losses.feature_mimicking(ours, theirs).mean()
     return parts
 
 

@@ -21,7 +21,7 @@ from mixformerv2.data.benchmarks import LAYOUTS
 from mixformerv2.data.loader import Loader
 from mixformerv2.data.memory import Decoded
 from mixformerv2.data.pairs import Batch
-from mixformerv2.data.sequence import Sequences
+from mixformerv2.data.sequence import Sequences, names_of
 from mixformerv2.model.network import Network
 from mixformerv2.train import pictures
 from mixformerv2.train.engine import (
@@ -34,7 +34,7 @@ from mixformerv2.train.engine import (
     world_size,
 )
 from mixformerv2.train.log import JSON_LOG
-from mixformerv2.train.settings import as_plain, differences
+from mixformerv2.train.settings import as_plain, changes
 from mixformerv2.train.stages import Recipe, StageConfig
 from mixformerv2.train.starting import starting_network, teacher_network
 from mixformerv2.train.validation import Validation
@@ -171,6 +171,13 @@ def _check_datasets(recipe: Recipe, data: Datasets) -> None:
                 f"the data folder holds benchmarks alone ({', '.join(data)}), which training leaves out: to learn from "
                 "one, name it in data.sample.weights"
             )
+        known = {name for sequences in data.values() for name in names_of(sequences)}
+        unknown = [name for name in stage.data.sample.held_out if name not in known]
+        if unknown:
+            raise ValueError(
+                f"stage {stage.name} holds out {' and '.join(unknown)}, but no dataset has such a sequence: choose "
+                "others with --set 'data.sample.held_out=[\"NAME\"]', or none with []"
+            )
         if stage.validation is not None:
             Validation.choose(stage.validation, data)
 
@@ -187,7 +194,7 @@ def _is_done(stage: StageConfig, folder: Path) -> bool:
     """Raises ValueError where the stage was finished with other settings, naming every difference."""
     if not (folder / DONE).exists():
         return False
-    changed = differences(json.loads((folder / DONE).read_text()), as_plain(stage))
+    changed = changes(json.loads((folder / DONE).read_text()), stage)
     if changed:
         raise ValueError(
             f"{folder} holds this stage with other settings ({'; '.join(changed)}): "

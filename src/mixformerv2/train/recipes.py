@@ -100,47 +100,105 @@ def tiny_further() -> Recipe:
     return Recipe("tiny-further", (further,))
 
 
+# Parts and stretched pictures: the network has to read from the template what its target is and of what shape. Half of
+# the targets lie near the middle, where a tracker looks, so that of two alike it takes the nearer.
+_FOLLOWING = DataConfig(
+    SampleConfig(
+        weights={"coco": 0.65, "got10k": 0.15, "folder": 0.2},
+        online_templates=0,
+        absent_share=0.06,
+        part_share=0.35,
+    ),
+    ViewConfig(search_factor=2.9, centre_jitter=0.9, far_share=0.5, near_deviation=0.2, shape_jitter=0.4),
+    DegradeConfig(low_resolution_share=0.4, low_resolution_factors=(1.5, 2.0, 3.0, 4.0)),
+)
+_REFRESHED = dataclasses.replace(
+    _FOLLOWING, sample=dataclasses.replace(_FOLLOWING.sample, online_templates=1, absent_share=0.15)
+)
+_LATER_LOSSES = dataclasses.replace(_FIRST_LOSSES, giou=2.0)
+_JUDGING_LOSSES = dataclasses.replace(_LATER_LOSSES, score=0.0, overlap=0.5)
+
+
 def compact_from_labels() -> Recipe:
-    """``compact-144``, then ``compact``, from labels alone on a CPU: half of the ViT-S stays as it is.
+    """``compact`` from labels alone on a CPU, half of the ViT-S as it is: first to find, then what to follow.
 
     ``mixformerv2 train compact-from-labels --data DIR --output DIR``, with stills in COCO's layout, GOT-10k and a
     folder of annotated clips in DIR. Two CPU cores; hours and score are in ``docs/training-runs.md``.
     """
-    target = preset("compact")
-    mix = {"coco": 0.7, "got10k": 0.15, "folder": 0.15}
-    degrade = DegradeConfig(low_resolution_share=0.3)
+    target = preset("compact-144")
     optim = OptimConfig(
         lr=4e-4, trunk_lr=1e-4, fresh_lr=2e-4, clip_norm=1.0, warmup_samples=3_200, schedule="constant"
     )
-    small = DataConfig(
-        sample=SampleConfig(weights=mix, online_templates=0, absent_share=0.06),
-        views=ViewConfig(search_factor=2.9, centre_jitter=0.9, far_share=1.0),
-        degrade=degrade,
+    finding = DataConfig(
+        SampleConfig(
+            weights={"coco": 0.7, "got10k": 0.15, "folder": 0.15}, online_templates=0, absent_share=0.06
+        ),
+        ViewConfig(search_factor=2.9, centre_jitter=0.9, far_share=1.0),
+        DegradeConfig(low_resolution_share=0.3),
     )
-    whole = DataConfig(sample=SampleConfig(weights=mix, absent_share=0.08), degrade=degrade)
     return Recipe(
         "compact-from-labels",
         (
             stages.supervised(
-                "small-window",
-                preset("compact-144"),
+                "finding",
+                target,
                 40_288,
                 "vit-s",
                 frozen_blocks=4,
                 auxiliary_samples=6_400,
-                data=small,
+                data=finding,
                 losses=_FIRST_LOSSES,
                 optim=optim,
             ),
             stages.supervised(
-                "whole-window",
+                "following",
                 target,
-                32_000,
-                "small-window",
+                56_000,
+                "finding",
                 frozen_blocks=4,
-                data=whole,
-                losses=dataclasses.replace(_FIRST_LOSSES, giou=2.0),
-                optim=dataclasses.replace(optim, warmup_samples=1_600, schedule="linear", decay_share=0.8),
+                data=_FOLLOWING,
+                losses=_LATER_LOSSES,
+                optim=dataclasses.replace(optim, warmup_samples=1_600),
+            ),
+            stages.supervised(
+                "refreshed",
+                target,
+                64_000,
+                "following",
+                frozen_blocks=4,
+                data=_REFRESHED,
+                losses=_JUDGING_LOSSES,
+                optim=dataclasses.replace(optim, warmup_samples=640, schedule="linear", decay_share=1.0),
+            ),
+        ),
+    )
+
+
+def tiny_from_compact() -> Recipe:
+    """``tiny`` from the shipped ``compact``: every other block, MLPs of a quarter, taught by the whole.
+
+    ``mixformerv2 train tiny-from-compact --data DIR --output DIR``, with the data of ``compact-from-labels``. Two CPU
+    cores; hours and score are in ``docs/training-runs.md``.
+    """
+    return Recipe(
+        "tiny-from-compact",
+        (
+            stages.deep_to_shallow(
+                "four",
+                preset("tiny"),
+                64_000,
+                "compact",
+                8,
+                data=_REFRESHED,
+                losses=dataclasses.replace(_JUDGING_LOSSES, divergence=5.0, features=0.2),
+                optim=OptimConfig(
+                    lr=4e-4,
+                    trunk_lr=2e-4,
+                    clip_norm=1.0,
+                    warmup_samples=1_600,
+                    schedule="linear",
+                    decay_share=0.8,
+                ),
             ),
         ),
     )
@@ -375,6 +433,7 @@ RECIPES: dict[str, Callable[[], Recipe]] = {
     "tiny-from-labels": tiny_from_labels,
     "tiny-further": tiny_further,
     "compact-from-labels": compact_from_labels,
+    "tiny-from-compact": tiny_from_compact,
     "finetune": finetune,
     "smoke": smoke,
 }

@@ -12,7 +12,7 @@ import torch
 
 from mixformerv2.model.network import Network
 from mixformerv2.train.objective import Objective
-from mixformerv2.train.settings import as_plain, differences
+from mixformerv2.train.settings import as_plain, changes
 from mixformerv2.train.stages import StageConfig
 
 _ENTRIES = {"stage", "step", "best_auc", "objective", "average", "optimiser"}
@@ -53,7 +53,7 @@ class Progress:
     def restore(self, path: Path, stage: StageConfig) -> None:
         """Raises ValueError when the run was started with another config, naming every difference, or is damaged."""
         state = _read(path)
-        changed = differences(state["stage"], as_plain(stage))
+        changed = changes(state["stage"], stage)
         if changed:
             raise ValueError(
                 f"{path} belongs to a run with other settings ({'; '.join(changed)}): "

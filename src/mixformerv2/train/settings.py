@@ -42,6 +42,15 @@ def override(recipe: Recipe, assignments: Iterable[str]) -> Recipe:
     return Recipe(recipe.name, tuple(_build(name, fields) for name, fields in stages.items()))
 
 
+def changes(saved: dict[str, Any], now: StageConfig) -> list[str]:
+    """Where a stage differs from one saved as plain fields; what could not be set then had its default."""
+    try:
+        saved = as_plain(_build(now.name, _with_tuples(saved)))
+    except (ValueError, dacite.DaciteError):
+        return differences(saved, as_plain(now))  # of fields that are no more, or that no longer fit together
+    return differences(saved, as_plain(now))
+
+
 def differences(then: Any, now: Any, path: str = "") -> list[str]:
     """Where two configs, as dictionaries, differ: ``optim.lr was 0.0004 and is 0.0001``."""
     if isinstance(then, dict) and isinstance(now, dict):

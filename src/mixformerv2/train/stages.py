@@ -1,7 +1,7 @@
 """The stages of the paper as configs: what is trained, from what, beside which teacher; and recipes of several stages.
 
 A stage names the networks it needs: an earlier stage of its recipe, ``vit-s``, ``mae:PATH``, ``random``, a shipped
-model, or a checkpoint.
+model, or a checkpoint; ``average:NAME,NAME`` is the mean of the weights of several.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from mixformerv2.distill.targets import check_pair, default_feature_layers
 from mixformerv2.train.objective import LossWeights
 from mixformerv2.train.optim import OptimConfig
 
+AVERAGE = "average:"
 Precision = Literal["bf16-mixed", "32-true"]
 
 
@@ -88,8 +89,18 @@ class StageConfig:
             "losses.score and losses.overlap need a network with score_head",
         )
         require(
-            not self.losses.attention or model.box_head == "tokens",
-            "losses.attention is on prediction tokens, which a corner head has not: set it to 0",
+            not (self.losses.side or self.losses.divergence) or model.has_distributions,
+            "losses.side and losses.divergence are on the distributions of the sides, which this network has not: "
+            "set them to 0",
+        )
+        require(
+            not self.losses.attention or model.num_prediction_tokens == 4,
+            "losses.attention is on prediction tokens, one for each side, which this network has not: set it to 0",
+        )
+        require(
+            self.only_score_head or (model.box_head == "centre") == bool(self.losses.centre),
+            "losses.centre goes with a centre head, and a centre head with losses.centre, "
+            f"got {self.losses.centre:g} with box_head {model.box_head}",
         )
         require(
             not self.only_score_head
@@ -103,7 +114,7 @@ class StageConfig:
             "auxiliary_samples needs losses.search_token or losses.attention",
         )
         require(
-            not auxiliary or model.box_head == "corner" or self.trained_model.depth > 1,
+            not auxiliary or not model.num_prediction_tokens or self.trained_model.depth > 1,
             "losses.search_token and losses.attention look at the tokens before the last of several blocks, "
             "got a depth of 1",
         )
@@ -145,16 +156,28 @@ class Recipe:
         models: dict[str, ModelConfig] = {}
         for stage in self.stages:
             for role in ("start", "teacher"):
-                if getattr(stage, role) in names and getattr(stage, role) not in models:
-                    raise ValueError(f"stage {stage.name}: its {role} {getattr(stage, role)} comes later")
-            if stage.teacher in models:
-                check_teacher(stage, models[stage.teacher])
+                for part in networks_named(getattr(stage, role) or ""):
+                    if part in names and part not in models:
+                        raise ValueError(f"stage {stage.name}: its {role} {part} comes later")
+            for part in networks_named(stage.teacher or ""):
+                if part in models:
+                    check_teacher(stage, models[part])
             models[stage.name] = stage.target.model
+
+
+def networks_named(name: str) -> tuple[str, ...]:
+    """The networks that a start or a teacher is made of: one, or those whose weights are averaged."""
+    return tuple(name.removeprefix(AVERAGE).split(",")) if name.startswith(AVERAGE) else (name,)
 
 
 def check_teacher(stage: StageConfig, teacher: ModelConfig) -> None:
     """Raises ValueError, saying what to change, where student and teacher do not fit together."""
     try:
+        if stage.losses.divergence and not teacher.has_distributions:
+            raise ValueError(
+                "losses.divergence is on the teacher's distributions of the sides, and it has none: set it to 0 or "
+                "choose another teacher"
+            )
         check_pair(stage.trained_model, teacher, stage.feature_layers)
     except ValueError as error:
         raise ValueError(f"stage {stage.name}: {error}") from None

@@ -12,7 +12,7 @@ from mixformerv2.distill.shrink import adapt
 from mixformerv2.model import checkpoint, initialise
 from mixformerv2.model.network import Network, build
 from mixformerv2.runtime.backend import find_weights
-from mixformerv2.train.stages import StageConfig, check_teacher
+from mixformerv2.train.stages import StageConfig, check_teacher, networks_named
 
 Finished = Mapping[str, Path]  # stage -> its weights
 
@@ -46,6 +46,21 @@ def teacher_network(stage: StageConfig, finished: Finished) -> Network | None:
 
 def _load(stage: StageConfig, name: str, role: str, finished: Finished) -> Network:
     try:
-        return checkpoint.load(finished[name] if name in finished else find_weights(name))[0]
+        paths = [finished[part] if part in finished else find_weights(part) for part in networks_named(name)]
+        return _average([checkpoint.load(path)[0] for path in paths])
     except (ValueError, OSError) as error:
         raise ValueError(f"stage {stage.name}: its {role} cannot be opened: {error}") from None
+
+
+def _average(networks: list[Network]) -> Network:
+    """The first one with the mean of all weights: better than each where they come from one start (Wortsman et al.,
+    "Model soups", 2022).
+    """
+    first, *others = networks
+    if any(other.config != first.config for other in others):
+        raise ValueError("only networks of the same config have an average")
+    if others:
+        states = [network.state_dict() for network in networks]
+        mean = {name: torch.stack([state[name].double() for state in states]).mean(0) for name in states[0]}
+        first.load_state_dict(mean)
+    return first

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from mixformerv2.config import Config
 from mixformerv2.model.attention import KeyValue
+from mixformerv2.model.backbone import TemplateCache, TemplateTokens
 from mixformerv2.model.network import Network
 
 ENCODE_INPUTS = ["template", "online"]
@@ -20,7 +21,7 @@ SEARCH_OUTPUTS = ["box_unit", "score"]
 
 
 class EncodeTemplates(nn.Module):
-    """The cache as a flat tuple: keys and values of every block in turn."""
+    """The cache as a flat tuple: keys and values of every block in turn, or the templates' tokens."""
 
     def __init__(self, network: Network) -> None:
         super().__init__()
@@ -43,11 +44,15 @@ class Search(nn.Module):
     def forward(
         self, crop: Num[Tensor, "b side side 3"], *cache: Tensor
     ) -> tuple[Float[Tensor, "b 4"], Float[Tensor, "b"]]:
-        pairs = tuple(KeyValue(*cache[i : i + 2]) for i in range(0, len(cache), 2))
-        prediction = self.network.search(crop, pairs)
+        prediction = self.network.search(crop, self._unflattened(cache))
         if prediction.score_logits is None:
             return prediction.box_unit, torch.ones_like(prediction.box_unit[:, 0])
         return prediction.box_unit, prediction.score_logits.sigmoid()
+
+    def _unflattened(self, cache: tuple[Tensor, ...]) -> TemplateCache:
+        if self.network.backbone.symmetric:
+            return (TemplateTokens(*cache),)
+        return tuple(KeyValue(*cache[i : i + 2]) for i in range(0, len(cache), 2))
 
 
 @dataclass(frozen=True)
@@ -69,6 +74,8 @@ class Pair:
     @property
     def cache_names(self) -> list[str]:
         """Names of the cache's tensors in the graphs, in order."""
+        if self.network.backbone.symmetric:
+            return ["templates"]
         return [f"{part}_{block}" for block in range(self.config.model.depth) for part in ("keys", "values")]
 
     def encode_inputs(self) -> tuple[Tensor, Tensor]:

@@ -1,0 +1,315 @@
+"""Makes docs/ablations.md and its plots of the JSON files that run.py has written.
+
+python benchmarks/ablations/page.py
+
+A row without a file has not been run, and the page says so; its parameters and multiply-adds follow from its config.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from matplotlib.figure import Figure
+from run import HERE, costs
+
+from mixformerv2.train.ablations import HELD_OUT, QUESTIONS, ROWS, SAMPLES, TABLES, Row, Table
+
+CLOSE = 0.015  # of AUC: a smaller difference takes three seeds
+NOT_RUN = "has not been run"
+NOISY = "too noisy to call"
+
+
+class Measured(NamedTuple):
+    """An AUC with every seed."""
+
+    values: tuple[float, ...]
+
+    @property
+    def mean(self) -> float:
+        return float(np.mean(self.values))
+
+    @property
+    def spread(self) -> float:
+        """From the worst seed to the best one; 0 of a single seed."""
+        return max(self.values) - min(self.values)
+
+    def __str__(self) -> str:
+        if len(self.values) == 1:
+            return f"{self.mean:.3f} (one seed)"
+        return f"{self.mean:.3f} ({min(self.values):.3f} to {max(self.values):.3f}, {len(self.values)} seeds)"
+
+
+def verdict(row: Measured, first: Measured) -> str:
+    """How a row stands to the first one of its table."""
+    difference = row.mean - first.mean
+    text = f"{difference:+.3f}"
+    seeds = min(len(row.values), len(first.values))
+    if seeds < 3 and abs(difference) < CLOSE:
+        return f"{text}, {NOISY} with fewer than three seeds"
+    if abs(difference) <= max(row.spread, first.spread):
+        return f"{text}, {NOISY}"
+    return text
+
+
+@dataclass(frozen=True)
+class Results:
+    """All that run.py has left in a folder."""
+
+    rows: dict[str, dict[str, Any]]
+    speeds: dict[str, dict[str, Any]]  # device -> the file of one run
+
+    @classmethod
+    def read(cls, folder: Path) -> Results:
+        """Raises ValueError where seeds of one table were made with different amounts of data."""
+        files = {file.stem: json.loads(file.read_text("utf-8")) for file in sorted(folder.glob("*.json"))}
+        speeds = {
+            name.removeprefix("speed-"): files.pop(name) for name in list(files) if name.startswith("speed-")
+        }
+        results = cls({name: content for name, content in files.items() if name in ROWS}, speeds)
+        for table in TABLES:
+            results.check(table)
+        return results
+
+    def check(self, table: Table) -> None:
+        """Raises ValueError where the rows of a table cannot be compared."""
+        seen = {
+            (seed["max_frames"], tuple(seed["otb"]["sequences"]), tuple(seed["held_out"]["sequences"]))
+            for name in table.rows
+            for seed in self.rows.get(name, {"seeds": {}})["seeds"].values()
+        }
+        if len(seen) > 1:
+            raise ValueError(
+                f"the rows of table {table.name} were not tracked on the same frames: run them again"
+            )
+        samples = {
+            sum(
+                stage["samples"]
+                for stage in seed["training"]
+                if (stage["name"] + ".").startswith(f"{owner(name)}.")
+            )
+            for name in table.rows
+            for seed in self.rows.get(name, {"seeds": {}})["seeds"].values()
+        }
+        if len(samples) > 1:
+            raise ValueError(
+                f"the rows of table {table.name} have seen {sorted(samples)} samples: run them again"
+            )
+
+    def auc(self, name: str, dataset: str) -> Measured | None:
+        seeds = self.rows.get(name, {}).get("seeds", {}).values()
+        values = tuple(seed[dataset]["mean"]["auc"] for seed in seeds)
+        return Measured(values) if values else None
+
+    def ms(self, name: str, device: str, precision: str) -> float | None:
+        """Median of a frame, by the network of the row."""
+        rows = self.speeds.get(device, {"rows": []})["rows"]
+        of_row = (row for row in rows if (row["row"], row["precision"]) == (owner(name), precision))
+        return next((row["frame_ms"] for row in of_row), None)
+
+    def precisions(self, device: str) -> list[str]:
+        return list(dict.fromkeys(row["precision"] for row in self.speeds.get(device, {"rows": []})["rows"]))
+
+
+def owner(name: str) -> str:
+    """The row whose network it is."""
+    return ROWS[name].of or name
+
+
+# Tables -------------------------------------------------------------------------------------------------------------
+
+
+def table_lines(table: Table, results: Results) -> list[str]:
+    timed = [(device, precision) for device in results.speeds for precision in results.precisions(device)]
+    head = ["row", "what is special", "AUC on `otb/`", f"against `{table.rows[0]}`", "AUC held out"]
+    head += ["parameters", "multiply-adds", *(f"ms, {device}, {precision}" for device, precision in timed)]
+    lines = [_line(head), _line(["---"] * len(head))]
+    first = results.auc(table.rows[0], "otb")
+    for name in table.rows:
+        row, auc, out = ROWS[name], results.auc(name, "otb"), results.auc(name, "held_out")
+        against = "-" if name == table.rows[0] or auc is None or first is None else verdict(auc, first)
+        cost = row_costs(row)
+        cells = [f"`{name}`", row.says, str(auc or NOT_RUN), against, str(out or "-")]
+        cells += [f"{cost['parameters'] / 1e6:.1f} M", f"{cost['macs_per_frame'] / 1e9:.2f} G"]
+        cells += [_ms(results.ms(name, *which)) for which in timed]
+        lines.append(_line(cells))
+    return lines
+
+
+def row_costs(row: Row) -> dict[str, int]:
+    trained = (ROWS[row.of] if row.of else row).stages[-1].target
+    return costs(row.name, row.config(trained))
+
+
+def _line(cells: Iterable[str]) -> str:
+    return "| " + " | ".join(cells) + " |"
+
+
+def _ms(value: float | None) -> str:
+    return "-" if value is None else f"{value:.2f}"
+
+
+def _finding(table: Table, results: Results) -> str:
+    """The sentence that goes with a table: what has not been run, or what came out."""
+    missing = [name for name in table.rows if results.auc(name, "otb") is None]
+    if len(missing) == len(table.rows):
+        return "None of these rows has been run yet."
+    if missing:
+        rows = ", ".join(f"`{name}`" for name in missing)
+        return f"Not run yet: {rows}."
+    return ""
+
+
+# Plots --------------------------------------------------------------------------------------------------------------
+
+
+def plot_table(table: Table, results: Results, path: Path) -> bool:
+    """Every seed as a point and the means as bars, row by row; nothing and False where fewer than two rows were run."""
+    rows = [(name, auc) for name in table.rows if (auc := results.auc(name, "otb"))]
+    if len(rows) < 2:
+        return False
+    figure = Figure(figsize=(8, 0.9 + 0.42 * len(rows)), dpi=100, layout="constrained")
+    axes = figure.add_subplot()
+    for place, (_, auc) in enumerate(rows):
+        axes.plot([auc.mean] * 2, [place - 0.28, place + 0.28], color="C0", linewidth=3)
+        axes.plot(auc.values, [place] * len(auc.values), "o", color="C1", markersize=5)
+    axes.set_yticks(range(len(rows)), [name for name, _ in rows])
+    axes.invert_yaxis()
+    axes.set_xlabel("AUC on otb/: seeds, and their mean")
+    axes.set_title(table.title, loc="left", fontsize=11, fontweight="bold")
+    _plain(axes)
+    figure.savefig(path, format="png")
+    return True
+
+
+def plot_pareto(names: Sequence[str], results: Results, path: Path) -> bool:
+    """AUC against the time of a frame on a CPU, a line for the best of each precision; False without both."""
+    figure = Figure(figsize=(8, 5), dpi=100, layout="constrained")
+    axes, drawn = figure.add_subplot(), 0
+    for precision in results.precisions("cpu"):
+        points = [
+            (ms, auc.mean, name)
+            for name in names
+            if (ms := results.ms(name, "cpu", precision)) and (auc := results.auc(name, "otb"))
+        ]
+        if not points:
+            continue
+        drawn += 1
+        best = pareto([(ms, auc) for ms, auc, _ in points])
+        (line,) = axes.plot(*zip(*best, strict=True), "-", label=precision)
+        axes.plot([ms for ms, *_ in points], [auc for _, auc, _ in points], "o", color=line.get_color())
+        for ms, auc, name in points:
+            axes.annotate(name, (ms, auc), textcoords="offset points", xytext=(5, 4), fontsize=8)
+    if not drawn:
+        return False
+    axes.set_xlabel("ms a frame on the CPU")
+    axes.set_ylabel("AUC on otb/, mean over seeds")
+    axes.legend(frameon=False)
+    _plain(axes)
+    figure.savefig(path, format="png")
+    return True
+
+
+def pareto(points: Iterable[tuple[float, float]]) -> list[tuple[float, float]]:
+    """Of points (cost, worth) those that no cheaper one is as good as, by cost."""
+    best: list[tuple[float, float]] = []
+    for cost, worth in sorted(points, key=lambda point: (point[0], -point[1])):
+        if not best or worth > best[-1][1]:
+            best.append((cost, worth))
+    return best
+
+
+def _plain(axes: Any) -> None:
+    axes.grid(color="0.9", linewidth=0.8)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+# The page -----------------------------------------------------------------------------------------------------------
+
+INTRODUCTION = f"""# Ablations
+
+The paper's questions, asked of our own pipeline: width 384, a search window of 144 px, the development data. This page
+is made by `python benchmarks/ablations/page.py` of the files in `benchmarks/ablations/results/`; nothing on it is
+written by hand.
+
+## How it is measured
+
+    python benchmarks/ablations/run.py --data ../shared/data --otb ../shared/data/otb --question 1 --seeds 0 1 2
+    python benchmarks/ablations/run.py --speed --data ../shared/data --precision f32 bf16 int8
+    python benchmarks/ablations/run.py --speed --question 1 --device cuda --backend torch --precision f32 bf16
+    python benchmarks/ablations/page.py
+
+- A row is a training, `mixformerv2 train ablation-ROW --data DATA --output RUN`, or another way to track with the
+  network of another row. Rows with the same `--output` train the teachers that they share once. `--max-minutes 9`
+  saves and stops, and the same command goes on; rows that are done are left alone.
+- All rows of a table have the same data, batch and schedule, and {SAMPLES:,} samples of their own (`--samples` makes
+  all of them longer or shorter); a teacher's samples come on top. Rows of questions 1, 2 and 5 leave the first four of
+  eight blocks as they are in the ViT-S; of questions 3 and 4 all blocks are trained. Each row has the losses that its
+  head can take.
+- AUC is that of one pass over whole sequences, in f32: on `otb/`, which nothing is trained on, and on
+  {" and ".join(f"`{name}`" for name in HELD_OUT)} of `got10k/train`, which `data.sample.held_out` keeps out of
+  every training.
+- Of several seeds the mean is shown with the worst and the best. A difference within the seeds' spread, or below
+  {CLOSE:.3f} with fewer than three seeds, is {NOISY}.
+- Parameters and multiply-adds follow from the sizes: a frame with cached templates, and its share of encoding them.
+  Times are medians of whole updates of all rows in one run, their rounds in turns.
+"""
+
+
+def page(results: Results, images: Path) -> str:
+    """The whole page in Markdown; plots go to ``images``."""
+    images.mkdir(parents=True, exist_ok=True)
+    parts = [INTRODUCTION]
+    parts += [_machine(device, speed) for device, speed in results.speeds.items()]
+    if not results.speeds:
+        parts.append("Speed has not been measured yet.\n")
+    for question, title in QUESTIONS.items():
+        parts.append(f"## {question}. {title}\n")
+        command = f"--data ../shared/data --otb ../shared/data/otb --question {question} --seeds 0 1 2"
+        parts.append(f"    python benchmarks/ablations/run.py {command}\n")
+        for table in (each for each in TABLES if each.question == question):
+            parts.append(f"### {table.title}\n")
+            parts += [f"{text}\n" for text in (table.note, _finding(table, results)) if text]
+            parts.append("\n".join(table_lines(table, results)) + "\n")
+            image = images / f"ablations-{table.name}.png"
+            if plot_table(table, results, image):
+                parts.append(f"![AUC of each row]({images.name}/{image.name})\n")
+        if question == 4:
+            names = list(dict.fromkeys(name for each in TABLES if each.question == 4 for name in each.rows))
+            image = images / "ablations-pareto.png"
+            if plot_pareto(names, results, image):
+                parts.append(f"![AUC against the time of a frame]({images.name}/{image.name})\n")
+            else:
+                parts.append("The plot of AUC against time waits for both.\n")
+    return "\n".join(parts)
+
+
+def _machine(device: str, speed: dict[str, Any]) -> str:
+    machine, clip = speed["machine"], speed["clip"]
+    where = machine["gpu"] or f"{machine['processor']}, {machine['cores']} cores"
+    threads = ", ".join(sorted({str(row["threads"]) for row in speed["rows"]}))
+    backends = ", ".join(sorted({row["backend"] for row in speed["rows"]}))
+    return (
+        f"Times on `{device}`: {where}; {backends}, threads: {threads}; {clip['rounds']} rounds of {clip['frames']} "
+        f"frames of `{clip['name']}`.\n"
+    )
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    docs = HERE.parents[1] / "docs"
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--results", type=Path, default=HERE / "results")
+    parser.add_argument("--page", type=Path, default=docs / "ablations.md")
+    args = parser.parse_args(arguments)
+    args.page.write_text(page(Results.read(args.results), args.page.parent / "images"), "utf-8")
+    print(args.page)
+
+
+if __name__ == "__main__":
+    main()
