@@ -469,7 +469,7 @@ def test_without_torch_there_is_no_reference_path_and_no_random_weights(
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (("--model", "huge"), "no model is called 'huge': choose one of compact-144, tiny, base"),
+        (("--model", "huge"), "no model is called 'huge': choose one of compact, tiny, base"),
         (("--backend", "tflite"), "no backend is called 'tflite': choose one of openvino"),
         (("--backend", "openvino:f8"), "no precision is called 'f8': openvino takes f32"),
         (("--backend", "onnxruntime:bf16"), "the onnxruntime backend runs in f32"),

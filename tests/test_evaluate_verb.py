@@ -118,7 +118,7 @@ def test_results_of_another_config_are_refused_with_the_difference(root: Path, r
         (["--dataset", "got10k-val"], "expected"),
         (["--sequence", "z"], "has no sequence z: it has a, b, c"),
         (["--tracker", "opencv:best"], "OpenCV has no tracker 'best' here: choose one of opencv:"),
-        (["--tracker", "huge"], "no tracker is called 'huge': choose compact-144, tiny"),
+        (["--tracker", "huge"], "no tracker is called 'huge': choose compact, tiny"),
         (["--option", "speed"], "an option is KEY=VALUE, each key once, got 'speed'"),
         (["--tracker", "tiny", "--option", "search_factr=4"], "has no option 'search_factr': choose among"),
         (["--protocol", "coco"], "no protocol is called 'coco': choose one of lasot"),

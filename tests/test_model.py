@@ -337,7 +337,7 @@ def test_online_rules_that_cannot_be_are_refused(change: dict[str, Any]) -> None
 
 def test_a_preset_that_does_not_exist_is_answered_with_those_that_do() -> None:
     with pytest.raises(
-        ValueError, match="no preset is called 'huge': choose one of base, small, compact, compact-144, tiny"
+        ValueError, match="no preset is called 'huge': choose one of base, small, compact, compact-224, tiny"
     ):
         preset("huge")
 

@@ -68,7 +68,7 @@ def test_the_beginning_of_the_text_says_what_kind_of_tracker_it_is(text: str, ki
 @pytest.mark.parametrize(
     ("text", "options", "sentence"),
     [
-        ("large", {}, "no tracker is called 'large': choose compact-144, tiny, .*, opencv:nano, .*python:MODULE:CLASS"),
+        ("large", {}, "no tracker is called 'large': choose compact, tiny, .*, opencv:nano, .*python:MODULE:CLASS"),
         ("", {}, "no tracker is called ''"),
         ("opencv:goturn", {}, "no tracker 'goturn' here: choose one of opencv:nano, opencv:vit"),
         ("python:only_a_module", {}, "is python:module:Class or .*, got 'python:only_a_module'"),

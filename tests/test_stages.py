@@ -319,12 +319,12 @@ def test_the_small_recipe_ends_in_four_blocks_of_ratio_1_taught_by_eight() -> No
 
 def test_the_shipped_sizes_come_out_of_our_own_recipes() -> None:
     compact_and_tiny = {stage.name: stage.target.model for stage in RECIPES["compact-and-tiny"]().stages}
-    for name in ("compact", "tiny"):
-        assert compact_and_tiny[name] == dataclasses.replace(PRESETS[name].model, num_bins=56)
-    assert RECIPES["tiny-from-labels"]().stages[-1].target == PRESETS["tiny"]
-    near, whole = RECIPES["compact-from-labels"]().stages
-    assert (near.target, whole.target) == (PRESETS["compact-144"], PRESETS["compact"])
-    assert near.frozen_blocks == whole.frozen_blocks == 4
+    for name, size in (("compact", "compact-224"), ("tiny", "tiny")):
+        assert compact_and_tiny[name] == dataclasses.replace(PRESETS[size].model, num_bins=56)
+    for stage in RECIPES["compact-from-labels"]().stages:
+        assert (stage.target, stage.frozen_blocks) == (PRESETS["compact"], 4)
+    (four,) = RECIPES["tiny-from-compact"]().stages
+    assert (four.target, four.teacher) == (PRESETS["tiny-144"], "compact")
     assert RECIPES["finetune"]().stages[0].start == "tiny"
 
 

@@ -152,6 +152,16 @@ def test_a_template_is_cut_around_the_box_that_was_found_in_its_frame() -> None:
     np.testing.assert_array_equal(backend.encoded[1].online, [window.cut(frames[0])])
 
 
+@pytest.mark.parametrize(("hold", "lefts"), [(False, [60.0, 68.0, 76.0]), (True, [60.0, 60.0, 68.0])])
+def test_the_box_of_a_lost_target_may_stay_where_it_was(hold: bool, lefts: list[float]) -> None:
+    to_the_right = [0.5, 0.375, 0.75, 0.625]  # by 8 px
+    rules = dataclasses.replace(RULES, hold_when_lost=hold, lost_threshold=0.4)
+    tracker = started(Scripted([0.9, 0.39, 0.4], to_the_right), config=rules)
+    results = [tracker.update(grey_frame(100)) for _ in range(3)]
+    assert [result.box[0] for result in results] == lefts
+    assert [result.state for result in results] == ["tracking", "lost", "tracking"]
+
+
 def test_a_template_is_dimmed_around_the_box_where_the_network_wants_that() -> None:
     backend = Scripted([0.9] * 3)
     model = dataclasses.replace(backend.config.model, template_surround=0.5)

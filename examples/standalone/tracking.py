@@ -34,7 +34,15 @@ class Tracker:
         """The box (x, y, w, h) in the next frame, and the network's score."""
         crop, origin, side = self.cut(frame, self.rules["search_factor"], self.model["search_px"])
         box_unit, score = (np.asarray(output)[0] for output in self.search(crop[None], self.cache))
-        low, high = np.split(box_unit.astype(float) * side + np.tile(origin, 2), 2)
+        lost = score < self.rules["lost_threshold"]
+        if not (lost and self.rules["hold_when_lost"]):
+            self.move(box_unit.astype(float) * side + np.tile(origin, 2), frame)
+        self.refresh_template(frame, float(score))
+        return (*self.box[:2], *(self.box[2:] - self.box[:2])), float(score)
+
+    def move(self, box, frame):
+        """To a box in the frame, with a part of its change of size taken back, and inside the frame."""
+        low, high = np.split(box, 2)
         last, now = (np.maximum(sides, 1e-6) for sides in (self.box[2:] - self.box[:2], high - low))
         grown = (high - low) * ((last / now) ** self.rules["size_inertia"] - 1) / 2
         low, high = low - grown, high + grown
@@ -45,8 +53,6 @@ class Tracker:
             np.minimum(np.maximum(high, min_side), size),
         )
         self.box = np.concatenate([low, np.maximum(high, low + min_side)])
-        self.refresh_template(frame, float(score))
-        return (*self.box[:2], *(self.box[2:] - self.box[:2])), float(score)
 
     def refresh_template(self, frame, score):
         """At the end of every interval, the crop that scored best in it becomes the online template."""

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 PATCH_PX = 16
-DEFAULT_MODEL = "compact-144"  # of those that ship, what is taken where none is named
+DEFAULT_MODEL = "compact"  # of those that ship, what is taken where none is named
 
 
 @dataclass(frozen=True)
@@ -116,6 +116,7 @@ class TrackerConfig:
         0.0  # share of the first frame's error in width and height that is corrected from then on
     )
     size_inertia: float = 0.0  # share of the last box's size, in logarithms, that the next one keeps
+    hold_when_lost: bool = False  # a lost target's box stays what and where it was
     published_mapping: bool = True  # map back from the unrounded window, as the released code does
 
     def __post_init__(self) -> None:
@@ -157,8 +158,10 @@ class Config:
 
 # The search factor as measured for the first `tiny` (weights/tiny/README.md); it was trained with 4.5.
 _OURS = TrackerConfig(search_factor=4.0, update_interval=10, min_side_px=4.0, published_mapping=False)
-# The rules of the first `compact-144`, as its card has them measured. Its window is as wide as it was trained with.
-_NEAR = dataclasses.replace(_OURS, search_factor=2.9, size_inertia=0.5)
+# The rules of `compact`, as its card has them measured. The window is as wide as it was trained with.
+_NEAR = dataclasses.replace(
+    _OURS, search_factor=2.9, size_inertia=0.5, lost_threshold=0.4, hold_when_lost=True
+)
 _WIDE: dict[str, Any] = dict(dim=768, heads=12)
 _NARROW: dict[str, Any] = dict(dim=384, heads=6)
 _LARGE_INPUT: dict[str, Any] = dict(search_px=288, template_px=128)
@@ -175,12 +178,14 @@ PRESETS: dict[str, Config] = {
     ),
     "small": Config(ModelConfig(depth=4, mlp_ratio=1.0, num_bins=96, **_WIDE, **_SMALL_INPUT)),
     # Ours: width 384, for CPUs.
-    "compact": Config(ModelConfig(depth=8, mlp_ratio=4.0, **_NARROW, **_SMALL_INPUT, **_OURS_HEADS), _OURS),
-    # A smaller window at the same scale: a target that moves less than its own size, at half the arithmetic.
-    "compact-144": Config(
-        ModelConfig(depth=8, mlp_ratio=4.0, **_NARROW, **_NEAR_INPUT, **_OURS_HEADS), _NEAR
+    # The window of 144 px shows a target as large as 224 px do, and less around it: one that moves less than its own
+    # size from frame to frame, at half the arithmetic.
+    "compact": Config(ModelConfig(depth=8, mlp_ratio=4.0, **_NARROW, **_NEAR_INPUT, **_OURS_HEADS), _NEAR),
+    "compact-224": Config(
+        ModelConfig(depth=8, mlp_ratio=4.0, **_NARROW, **_SMALL_INPUT, **_OURS_HEADS), _OURS
     ),
     "tiny": Config(ModelConfig(depth=4, mlp_ratio=1.0, **_NARROW, **_SMALL_INPUT, **_OURS_HEADS), _OURS),
+    "tiny-144": Config(ModelConfig(depth=4, mlp_ratio=1.0, **_NARROW, **_NEAR_INPUT, **_OURS_HEADS), _NEAR),
     # Teachers: MixViT with the dense pyramidal corner head.
     "mixvit-s": Config(ModelConfig(num_bins=56, **_TEACHER, **_NARROW, **_SMALL_INPUT)),
     "mixvit-b": Config(

@@ -108,14 +108,16 @@ class Target:
         """
         if not np.isfinite([*box_frame, score]).all():
             raise ValueError("the network answered with numbers that are not finite: its weights are damaged")
-        min_side = min(self._config.min_side_px, *self._frame_size)
-        box_frame = self._at_its_size(geometry.rescale(box_frame, self.size_factors))
-        self.box_frame = geometry.clip(box_frame, self._frame_size, min_side)
+        lost = score < self._config.lost_threshold
+        if not (lost and self._config.hold_when_lost):
+            min_side = min(self._config.min_side_px, *self._frame_size)
+            box_frame = self._at_its_size(geometry.rescale(box_frame, self.size_factors))
+            self.box_frame = geometry.clip(box_frame, self._frame_size, min_side)
         if self.memory.wants(score):
             self.memory.propose(self._cut_template(rgb), score)
         if self.memory.refresh():
             self._encode()
-        return Result(self.box, score, "tracking" if score >= self._config.lost_threshold else "lost")
+        return Result(self.box, score, "lost" if lost else "tracking")
 
     def _at_its_size(self, box_frame: geometry.Box) -> geometry.Box:
         """The box with a part of its change of size since the last frame taken back: a network misjudges sizes

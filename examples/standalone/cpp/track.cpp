@@ -102,8 +102,10 @@ public:
             low = std::min(std::max(from - grown, 0.0), end - min_side);
             high = std::max(std::min(std::max(to + grown, min_side), end), low + min_side);
         };
-        side(0, window.origin_x, frame.width, box.x1, box.x2);
-        side(1, window.origin_y, frame.height, box.y1, box.y2);
+        if (score >= config.number("lost_threshold") || !config.number("hold_when_lost")) {
+            side(0, window.origin_x, frame.width, box.x1, box.x2);
+            side(1, window.origin_y, frame.height, box.y1, box.y2);
+        }
         refresh_template(frame, score);
         return score;
     }

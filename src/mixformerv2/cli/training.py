@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 @app.command(
-    epilog="Example: mixformerv2 train tiny-from-labels --data DIR --output runs/tiny --max-minutes 60"
+    epilog="Example: mixformerv2 train compact-from-labels --data DIR --output runs/compact --max-minutes 60"
 )
 def train(
     recipe: Annotated[str, typer.Argument(help="Name of a recipe; --list shows them.")] = "",

@@ -121,7 +121,7 @@ def losses_of(model: ModelConfig, **others: float) -> LossWeights:
 
 
 def _near(**changes: Any) -> Config:
-    return sized(preset("compact-144"), **changes)
+    return sized(preset("compact"), **changes)
 
 
 def _labels(name: str, says: str, target: Config | None = None, **settings: Any) -> Row:

@@ -26,79 +26,9 @@ def sized(config: Config, **changes: Any) -> Config:
     return dataclasses.replace(config, model=dataclasses.replace(config.model, **changes))
 
 
-# The first weights of ``tiny`` --------------------------------------------------------------------------------------
+# From labels, on a CPU ------------------------------------------------------------------------------------------------
 
 _FIRST_LOSSES = LossWeights(ciou=0.0, giou=0.5, side=1.0, search_token=1.0, attention=0.5, score=0.3)
-_FIRST_OPTIM = OptimConfig(
-    trunk_lr=1.5e-4, fresh_lr=1.5e-4, clip_norm=1.0, warmup_samples=6_400, schedule="constant"
-)
-_STILLS_AND_VIDEO = {"coco": 0.8, "got10k": 0.2}
-
-
-def tiny_from_labels() -> Recipe:
-    """``tiny`` from labels alone: a small window first, where a CPU sees twice the samples, then the whole one.
-
-    ``mixformerv2 train tiny-from-labels --data DIR --output DIR``, with stills in COCO's layout and GOT-10k in DIR. Two
-    CPU cores, 75 minutes, and AUC 0.379 on ``otb/`` were measured for an earlier form of this recipe.
-    """
-    target = preset("tiny")
-    small = DataConfig(
-        # The window is smaller, not coarser: a token shows as much of the target as it will at 224 px. Targets lie
-        # anywhere in it, so that no guess at the centre competes with finding.
-        sample=SampleConfig(weights=_STILLS_AND_VIDEO, online_templates=0, absent_share=0.08),
-        views=ViewConfig(search_factor=2.9, centre_jitter=0.9, far_share=1.0),
-    )
-    whole = DataConfig(sample=SampleConfig(weights=_STILLS_AND_VIDEO))
-    return Recipe(
-        "tiny-from-labels",
-        (
-            stages.supervised(
-                "small-window",
-                sized(target, search_px=144),
-                72_000,
-                "vit-s",
-                auxiliary_samples=12_800,
-                data=small,
-                losses=_FIRST_LOSSES,
-                optim=_FIRST_OPTIM,
-            ),
-            stages.supervised(
-                "whole-window",
-                target,
-                44_800,
-                "small-window",
-                auxiliary_samples=640,
-                data=whole,
-                losses=dataclasses.replace(_FIRST_LOSSES, giou=2.0),
-                optim=dataclasses.replace(
-                    _FIRST_OPTIM, warmup_samples=3_200, schedule="linear", decay_share=0.7
-                ),
-            ),
-        ),
-    )
-
-
-def tiny_further() -> Recipe:
-    """The shipped ``tiny`` trained on: sizes and shapes that differ more between the crops, and more video.
-
-    ``mixformerv2 train tiny-further --data DIR --output DIR``, with stills in COCO's layout, GOT-10k and a folder of
-    annotated clips in DIR.
-    """
-    data = DataConfig(
-        sample=SampleConfig(weights={"coco": 0.6, "got10k": 0.15, "folder": 0.25}, absent_share=0.08),
-        views=ViewConfig(scale_jitter=0.4, aspect_jitter=0.2),
-        degrade=DegradeConfig(low_resolution_share=0.3),
-    )
-    # At the rates of the first training it forgets more than it learns.
-    optim = OptimConfig(
-        lr=1.2e-4, trunk_lr=6e-5, clip_norm=1.0, warmup_samples=1_600, schedule="linear", decay_share=1.0
-    )
-    losses = LossWeights(ciou=0.0, giou=2.0, side=1.0, score=0.3)
-    further = stages.supervised(
-        "further", preset("tiny"), 48_000, "tiny", data=data, losses=losses, optim=optim
-    )
-    return Recipe("tiny-further", (further,))
-
 
 # Parts and stretched pictures: the network has to read from the template what its target is and of what shape. Half of
 # the targets lie near the middle, where a tracker looks, so that of two alike it takes the nearer.
@@ -112,8 +42,14 @@ _FOLLOWING = DataConfig(
     ViewConfig(search_factor=2.9, centre_jitter=0.9, far_share=0.5, near_deviation=0.2, shape_jitter=0.4),
     DegradeConfig(low_resolution_share=0.4, low_resolution_factors=(1.5, 2.0, 3.0, 4.0)),
 )
+# Online templates are far off and search windows of very different scales: what the box is must come from the first
+# template, for whatever is taken from the tracker's own boxes comes back in the next ones.
 _REFRESHED = dataclasses.replace(
-    _FOLLOWING, sample=dataclasses.replace(_FOLLOWING.sample, online_templates=1, absent_share=0.15)
+    _FOLLOWING,
+    sample=dataclasses.replace(_FOLLOWING.sample, online_templates=1, absent_share=0.15),
+    views=dataclasses.replace(
+        _FOLLOWING.views, scale_jitter=0.5, online_scale_jitter=0.25, online_deviation=0.15
+    ),
 )
 _LATER_LOSSES = dataclasses.replace(_FIRST_LOSSES, giou=2.0)
 _JUDGING_LOSSES = dataclasses.replace(_LATER_LOSSES, score=0.0, overlap=0.5)
@@ -125,7 +61,7 @@ def compact_from_labels() -> Recipe:
     ``mixformerv2 train compact-from-labels --data DIR --output DIR``, with stills in COCO's layout, GOT-10k and a
     folder of annotated clips in DIR. Two CPU cores; hours and score are in ``docs/training-runs.md``.
     """
-    target = preset("compact-144")
+    target = preset("compact")
     optim = OptimConfig(
         lr=4e-4, trunk_lr=1e-4, fresh_lr=2e-4, clip_norm=1.0, warmup_samples=3_200, schedule="constant"
     )
@@ -175,17 +111,17 @@ def compact_from_labels() -> Recipe:
 
 
 def tiny_from_compact() -> Recipe:
-    """``tiny`` from the shipped ``compact``: every other block, MLPs of a quarter, taught by the whole.
+    """``tiny-144`` from the shipped ``compact``: every other block, MLPs of a quarter, taught by the whole.
 
-    ``mixformerv2 train tiny-from-compact --data DIR --output DIR``, with the data of ``compact-from-labels``. Two CPU
-    cores; hours and score are in ``docs/training-runs.md``.
+    ``mixformerv2 train tiny-from-compact --data DIR --output DIR``, with the data of ``compact-from-labels``. Not
+    measured yet.
     """
     return Recipe(
         "tiny-from-compact",
         (
             stages.deep_to_shallow(
                 "four",
-                preset("tiny"),
+                preset("tiny-144"),
                 64_000,
                 "compact",
                 8,
@@ -307,10 +243,10 @@ def compact_and_tiny() -> Recipe:
     ``mixformerv2 train compact-and-tiny --data DIR --output DIR --device cuda --set data.chunk=256``. For one large
     GPU; hours and score are not measured yet.
     """
-    compact, tiny = (sized(preset(name), num_bins=56) for name in ("compact", "tiny"))
+    compact, tiny = (sized(preset(name), num_bins=56) for name in ("compact-224", "tiny"))
     settings: dict[str, Any] = {
         # Examples without their target teach the score head alone.
-        "data": DataConfig(sample=SampleConfig(weights=_STILLS_AND_VIDEO, absent_share=0.0), chunk=64),
+        "data": DataConfig(SampleConfig(weights={"coco": 0.8, "got10k": 0.2}, absent_share=0.0), chunk=64),
         "batch": 256,
         "optim": OptimConfig(
             trunk_lr=1.5e-4, clip_norm=1.0, warmup_samples=20_000, schedule="cosine", decay_share=1.0
@@ -369,7 +305,7 @@ def finetune() -> Recipe:
                 6_400,
                 "tiny",
                 data=DataConfig(sample=SampleConfig(max_gap_frames=100)),
-                losses=LossWeights(ciou=0.0, giou=2.0, side=1.0, score=0.3),
+                losses=LossWeights(ciou=0.0, giou=2.0, side=1.0, overlap=0.3),
                 optim=OptimConfig(
                     lr=4e-5,
                     trunk_lr=2e-5,
@@ -430,8 +366,6 @@ RECIPES: dict[str, Callable[[], Recipe]] = {
     "small": small,
     "compact-and-tiny": compact_and_tiny,
     "tiny-by-replacement": tiny_by_replacement,
-    "tiny-from-labels": tiny_from_labels,
-    "tiny-further": tiny_further,
     "compact-from-labels": compact_from_labels,
     "tiny-from-compact": tiny_from_compact,
     "finetune": finetune,
