@@ -203,9 +203,9 @@ def test_a_run_that_is_stopped_has_nothing_to_compare_yet(home: Path, tmp_path: 
 def test_a_model_without_a_score_head_is_tuned_without_a_loss_on_the_score() -> None:
     tuned = finetune.of_size(RECIPES["finetune"](), Config(training.MODEL)).stages[0]
     assert tuned.target == Config(training.MODEL)
-    assert tuned.losses == dataclasses.replace(RECIPES["finetune"]().stages[0].losses, score=0.0)
+    assert tuned.losses == dataclasses.replace(RECIPES["finetune"]().stages[0].losses, overlap=0.0)
     scored = Config(dataclasses.replace(training.MODEL, score_head=True))
-    assert finetune.of_size(RECIPES["finetune"](), scored).stages[0].losses.score == 0.3
+    assert finetune.of_size(RECIPES["finetune"](), scored).stages[0].losses.overlap == 0.3
 
 
 def test_clips_of_one_name_in_two_folders_are_both_measured(
