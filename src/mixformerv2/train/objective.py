@@ -103,10 +103,11 @@ class Objective(nn.Module):
         parts = self._box_parts(answers.student, batch, weights)
         parts |= self._auxiliary_parts(answers.student, batch, weights)
         parts |= _teacher_parts(answers, batch, weights)
-        parts |= self._score_parts(answers.student, batch, weights)
+        overlap = _overlap(answers.student, batch)
+        parts |= _score_parts(answers.student, batch, overlap, weights)
         total = torch.stack([getattr(weights, name) * part for name, part in parts.items()]).sum()
         with torch.no_grad():
-            return total, parts | _diagnostics(answers.student, batch)
+            return total, parts | _diagnostics(answers.student, batch, overlap)
 
     def answers(self, batch: Batch, step: int) -> Answers:  # noqa: ARG002 (for those that change from step to step)
         """Student and teacher on the same crops."""
@@ -139,19 +140,6 @@ class Objective(nn.Module):
             side_logits = answer.side_logits.float()[present]
             parts["side"] = losses.side_cross_entropy(side_logits, truth).sum() / count
         return parts
-
-    def _score_parts(self, answer: Prediction, batch: Batch, weights: LossWeights) -> dict[str, Tensor]:
-        """Of both kinds, cross-entropy: the overlap is a share, and of what it is a share need not be known."""
-        truths = {}
-        if weights.score:
-            truths["score"] = batch.present.float()
-        if weights.overlap:
-            truths["overlap"] = _overlap(answer, batch)
-        if not truths:
-            return {}
-        assert answer.score_logits is not None, "a loss on the score needs a score head"
-        score = answer.score_logits.float()
-        return {name: F.binary_cross_entropy_with_logits(score, truth) for name, truth in truths.items()}
 
     def _auxiliary_parts(self, answer: Prediction, batch: Batch, weights: LossWeights) -> dict[str, Tensor]:
         present, count = batch.present, len(batch.present)
@@ -235,13 +223,29 @@ def _overlap(answer: Prediction, batch: Batch) -> Tensor:
     return losses.iou(answer.box_unit.float(), batch.box_unit).clamp(0, 1) * batch.present
 
 
-def _diagnostics(answer: Prediction, batch: Batch) -> dict[str, Tensor]:
+def _score_parts(
+    answer: Prediction, batch: Batch, overlap: Tensor, weights: LossWeights
+) -> dict[str, Tensor]:
+    """Of both kinds, cross-entropy: the overlap is a share, and of what it is a share need not be known."""
+    truths = {}
+    if weights.score:
+        truths["score"] = batch.present.float()
+    if weights.overlap:
+        truths["overlap"] = overlap
+    if not truths:
+        return {}
+    assert answer.score_logits is not None, "a loss on the score needs a score head"
+    score = answer.score_logits.float()
+    return {name: F.binary_cross_entropy_with_logits(score, truth) for name, truth in truths.items()}
+
+
+def _diagnostics(answer: Prediction, batch: Batch, overlap: Tensor) -> dict[str, Tensor]:
     box, present = answer.box_unit.float(), batch.present
     tokens = answer.features[-1].float()
     norm = tokens.norm(dim=-1)
     centred = tokens - tokens.mean(dim=1, keepdim=True)
     return {
-        "iou": _overlap(answer, batch).sum() / present.sum().clamp(min=1),
+        "iou": overlap.sum() / present.sum().clamp(min=1),
         "side_spread": box.std(dim=0, correction=0).mean(),
         "token_norm": norm.mean(),
         "token_distance": (centred.norm(dim=-1) / norm).mean(),
