@@ -2,25 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import cv2
 import numpy as np
+import tiny
 import torch
 
-from mixformerv2.config import Config, ModelConfig, TrackerConfig
+from mixformerv2.config import Config, TrackerConfig
 from mixformerv2.model.network import Network, build
 
 CONFIG = Config(
-    ModelConfig(
-        dim=32,
-        depth=2,
-        heads=2,
-        mlp_ratio=1.0,
-        search_px=64,
-        template_px=32,
-        num_bins=12,
-        head_norm=True,
-        learned_positions=True,
-    ),
+    dataclasses.replace(tiny.MODEL, num_bins=12, head_norm=True, learned_positions=True),
     # The released code's mapping is the harder one to repeat.
     TrackerConfig(
         update_interval=3, update_threshold=0.1, min_side_px=6.0, score_decay=0.9, size_inertia=0.2
