@@ -494,6 +494,18 @@ def test_models_that_come_and_go_leave_a_process_that_survives_a_signal() -> Non
     assert (ended.returncode, ended.stdout) == (0, "told\n"), ended.stderr
 
 
+def test_threads_may_use_openvino_first_at_the_same_time() -> None:
+    """Without the backend's care they wait for each other, every time: each makes the same table of dtypes."""
+    code = (
+        "import sys, threading; sys.setswitchinterval(1e-6)\n"
+        "import mixformerv2.runtime.openvino, openvino\n"
+        "ready = threading.Barrier(8)\n"
+        "threads = [threading.Thread(target=lambda: (ready.wait(), openvino.Type.u8.to_dtype())) for _ in range(8)]\n"
+        "[each.start() for each in threads]; [each.join() for each in threads]"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+
+
 def test_every_shipped_model_is_a_preset_and_opens() -> None:
     shipped = runtime.shipped_models()
     if not shipped:

@@ -27,6 +27,10 @@ from mixformerv2.runtime.backend import (
 
 MADE_OF = ["mixformerv2", "weights"]  # where an int8 graph holds the digest of the weights it was made of
 
+# OpenVINO fills its tables of dtypes at their first use, and two threads that come first together wait for each
+# other for ever. A module is imported by one thread: here they are filled, in both directions.
+_ = ov.Tensor(np.zeros(1, np.uint8)).data
+
 # As OpenVINO calls what a device can do.
 _CAPABILITIES = {"f32": "FP32", "bf16": "BF16", "f16": "FP16", "int8": "INT8"}
 
