@@ -13,8 +13,9 @@ from rich.console import Console
 from rich.table import Table
 
 from mixformerv2.data.benchmarks import read_otb
-from mixformerv2.geometry import CropWindow
+from mixformerv2.geometry import xyxy_to_xywh
 from mixformerv2.runtime.backend import open_backend
+from mixformerv2.target import Target
 
 KINDS = (("openvino", "f32"), ("openvino", "bf16"), ("onnxruntime", "f32"), ("torch", "bf16"))
 
@@ -27,16 +28,17 @@ def main() -> None:
     args = parser.parse_args()
     reference = open_backend(args.model, "torch", "f32")
     backends = {kind: open_backend(args.model, *kind) for kind in KINDS}
-    tracker, model = reference.config.tracker, reference.config.model
+    tracker = reference.config.tracker
     sequences = read_otb(args.root)
     box_px: dict[tuple[str, str], list[float]] = {kind: [] for kind in KINDS}
     score: dict[tuple[str, str], list[float]] = {kind: [] for kind in KINDS}
     for number in range(args.crops):
         sequence = sequences[number % len(sequences)]
         index = 1 + (number * 7919) % (len(sequence) - 1)
-        first = CropWindow.around(sequence.boxes_frame[0], tracker.template_factor, model.template_px)
-        window = CropWindow.around(sequence.boxes_frame[index - 1], tracker.search_factor, model.search_px)
-        template, crop = first.cut(sequence.frame(0))[None], window.cut(sequence.frame(index))[None]
+        first_frame = xyxy_to_xywh(sequence.boxes_frame[0])
+        target = Target(sequence.frame(0), first_frame, reference, tracker)
+        window = target.window(sequence.boxes_frame[index - 1])
+        template, crop = target.memory.template[None], window.cut(sequence.frame(index))[None]
         truth = reference.search(crop, reference.encode_templates(template, template[:, None]))
         for kind, backend in backends.items():
             found = backend.search(crop, backend.encode_templates(template, template[:, None]))
