@@ -81,6 +81,17 @@ def test_a_share_of_the_last_size_is_kept_and_the_place_is_the_networks() -> Non
     assert (x + width / 2, y + height / 2) == pytest.approx((63, 52), abs=0.01)
 
 
+def test_a_box_whose_sides_have_crossed_stays_where_they_are() -> None:
+    """Each side is found by itself: of a narrow target the right one may come out left of the left one."""
+    crossed = Scripted(box_unit=[0.51, 0.4, 0.49, 0.6])
+    tracker = Tracker(backend=crossed, config=dataclasses.replace(RULES, size_inertia=0.5))
+    tracker.init(square_frame(), BOX)
+    x, y, width, height = tracker.update(square_frame()).box
+    assert width == pytest.approx(RULES.min_side_px)
+    assert height == pytest.approx(12.8**0.5 * 16**0.5)
+    assert (x, y + height / 2) == pytest.approx((60, 50), abs=0.01)
+
+
 @pytest.mark.parametrize("share", [-0.1, 1.0, float("nan")])
 def test_the_last_size_is_never_all_that_counts(share: float) -> None:
     with pytest.raises(ValueError, match=r"size_inertia must be a share in \[0, 1\)"):

@@ -42,10 +42,9 @@ class Tracker:
 
     def move(self, box, frame):
         """To a box in the frame, with a part of its change of size taken back, and inside the frame."""
-        low, high = np.split(box, 2)
-        last, now = (np.maximum(sides, 1e-6) for sides in (self.box[2:] - self.box[:2], high - low))
-        grown = (high - low) * ((last / now) ** self.rules["size_inertia"] - 1) / 2
-        low, high = low - grown, high + grown
+        last, now = (np.maximum(sides, 1e-6) for sides in (self.box[2:] - self.box[:2], box[2:] - box[:2]))
+        middle, half = (box[:2] + box[2:]) / 2, now * (last / now) ** self.rules["size_inertia"] / 2
+        low, high = middle - half, middle + half
         size = np.array([frame.shape[1], frame.shape[0]], float)
         min_side = min(self.rules["min_side_px"], *size)
         low, high = (

@@ -122,11 +122,14 @@ class Target:
     def _at_its_size(self, box_frame: geometry.Box) -> geometry.Box:
         """The box with a part of its change of size since the last frame taken back: a network misjudges sizes
         frame by frame, and each error would show in the next search window.
+
+        Sides are found one by one: where the right one lies to the left of the left one, their middle counts.
         """
         if not self._config.size_inertia:
             return box_frame
         last, now = (np.maximum(box[2:] - box[:2], 1e-6) for box in (self.box_frame, box_frame))
-        return geometry.rescale(box_frame, (last / now) ** self._config.size_inertia)
+        middle, half = (box_frame[:2] + box_frame[2:]) / 2, now * (last / now) ** self._config.size_inertia / 2
+        return np.concatenate([middle - half, middle + half])
 
     def calibrate_size(self, look: Callable[[geometry.Box], geometry.Box]) -> None:
         """Factors for the width and height of later boxes: a network sees some targets too wide, always.

@@ -98,9 +98,9 @@ public:
         const auto side = [&](int axis, double origin, double end, double& low, double& high) {
             const double from = unit[axis] * window.side + origin, to = unit[axis + 2] * window.side + origin;
             const double last = std::max(high - low, 1e-6), now = std::max(to - from, 1e-6);
-            const double grown = (to - from) * (std::pow(last / now, config.number("size_inertia")) - 1) / 2;
-            low = std::min(std::max(from - grown, 0.0), end - min_side);
-            high = std::max(std::min(std::max(to + grown, min_side), end), low + min_side);
+            const double middle = (from + to) / 2, half = now * std::pow(last / now, config.number("size_inertia")) / 2;
+            low = std::min(std::max(middle - half, 0.0), end - min_side);
+            high = std::max(std::min(std::max(middle + half, min_side), end), low + min_side);
         };
         if (score >= config.number("lost_threshold") || !config.number("hold_when_lost")) {
             side(0, window.origin_x, frame.width, box.x1, box.x2);
