@@ -123,11 +123,15 @@ def test_by_default_it_is_the_users_cache_folder(monkeypatch: pytest.MonkeyPatch
 
 def test_the_files_not_used_for_longest_make_room(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(compiled, "MAX_BYTES", 2 * (100 + 32))
-    for age, name in ((30, "oldest"), (20, "used"), (10, "newer")):
+    (place / "of the user").mkdir(parents=True)
+    (place / "thesis.docx").write_bytes(bytes(1000))
+    os.utime(place / "thesis.docx", (1, 1))
+    for age, name in ((30, "oldest.blob"), (20, "used.blob"), (10, "newer.blob")):
         compiled.save(name, bytes(100))
         if (place / name).exists():
             os.utime(place / name, (1e9 - age, 1e9 - age))
-        if name == "used":
-            compiled.load("oldest")
-    assert {file.name for file in place.iterdir()} == {"oldest", "newer"}
-    assert compiled.load("used") is None
+        if name == "used.blob":
+            compiled.load("oldest.blob")
+    left = {file.name for file in place.iterdir()}
+    assert left == {"oldest.blob", "newer.blob", "of the user", "thesis.docx"}
+    assert compiled.load("used.blob") is None

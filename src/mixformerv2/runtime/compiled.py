@@ -18,7 +18,8 @@ from pathlib import Path
 from typing import Any
 
 VARIABLE = "MIXFORMERV2_CACHE"  # another folder, or "off"
-MAX_BYTES = 1 << 30  # in the folder; the files that were not used for longest go first
+MAX_BYTES = 1 << 30  # of graphs in the folder; those that were not used for longest go first
+_SUFFIX, _UNFINISHED = ".blob", ".blob.part"
 _DIGEST_BYTES = hashlib.sha256().digest_size
 
 
@@ -40,7 +41,7 @@ def digest(files: Iterable[Path]) -> str:
 
 def name(**about: Any) -> str:
     """The name for what is made in this way."""
-    return hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:40] + ".blob"
+    return hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:40] + _SUFFIX
 
 
 def load(name: str) -> bytes | None:
@@ -68,7 +69,7 @@ def save(name: str, content: bytes) -> None:
         return
     with contextlib.suppress(OSError):
         place.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=place, suffix=".part", delete=False) as unfinished:
+        with tempfile.NamedTemporaryFile(dir=place, suffix=_UNFINISHED, delete=False) as unfinished:
             try:
                 unfinished.write(hashlib.sha256(content).digest() + content)
                 unfinished.close()
@@ -86,10 +87,9 @@ def remove(name: str) -> None:
 
 
 def _make_room(place: Path) -> None:
-    kept = 0
-    for _, size, path in sorted(
-        ((s.st_mtime, s.st_size, p) for p in place.iterdir() if (s := p.stat())), reverse=True
-    ):
+    """Of this module's own files: the folder may hold others."""
+    kept, ours = 0, [*place.glob(f"*{_SUFFIX}"), *place.glob(f"*{_UNFINISHED}")]
+    for _, size, path in sorted(((s.st_mtime, s.st_size, p) for p in ours if (s := p.stat())), reverse=True):
         kept += size
         if kept > MAX_BYTES:
             path.unlink(missing_ok=True)
