@@ -65,9 +65,8 @@ def quantise(
         raise ValueError(
             f"quantising needs at least {2 * config.held_out} examples to calibrate on, got {len(examples)}"
         )
-    inputs = [
-        _inputs(core().compile_model(folder / ENCODE_GRAPH, "CPU", _F32), example) for example in examples
-    ]
+    encoder = core().compile_model(folder / ENCODE_GRAPH, "CPU", _F32)
+    inputs = [_inputs(encoder, example) for example in examples]
     graph = core().read_model(folder / SEARCH_GRAPH)
     groups = _layers(graph)
     _fold_weights(graph)
