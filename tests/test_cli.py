@@ -103,6 +103,13 @@ def test_track_writes_a_video_and_results_and_says_where(track: Run, home: Path)
         assert sum(1 for _ in frames) == NUM_FRAMES
 
 
+def test_brackets_in_the_name_of_a_file_are_no_markup(track: Run, home: Path) -> None:
+    (home / "[" / "x]").mkdir(parents=True)
+    ran = track("clip.mp4", "--results", "[/x]/a[b].csv")
+    assert ran.code == 0, ran
+    assert ran.out.splitlines()[1:] == ["  [/x]/a[b].csv"]
+
+
 def test_track_without_outputs_writes_a_video_named_after_its_source(track: Run, home: Path) -> None:
     (home / "else").mkdir()
     shutil.move("clip.mp4", "else/my clip.mp4")
@@ -578,6 +585,12 @@ def test_demo_writes_video_contact_sheet_and_boxes_and_says_where(
         assert [line.strip() for line in ran.out.splitlines()[1:]] == written
         assert sorted(content(home / "new")) == ["demo/demo.csv", "demo/demo.mp4", "demo/demo.png"]
     assert_refused(run("demo", "--output-dir", "clip.mp4", *model), "clip.mp4: File exists")
+
+    def interrupted(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(recording.Tracker, "update", interrupted)
+    assert run("demo", "--output-dir", "cut", *model).code == 130
 
 
 @pytest.mark.parametrize("verb", VERBS)

@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from mixformerv2.cli.common import OverwriteOption, app, err, out, parse_box, refuse_existing, warn
+from mixformerv2.cli.common import OverwriteOption, app, err, out, parse_box, refuse_existing, say, warn
 
 _BUSY = 0.5  # load average by core above which figures are doubtful
 
@@ -84,7 +84,7 @@ def bench(
     with _progress() as progress:
         report = run(config, progress)
     for line in (*machine_lines(report), ""):
-        out.print(line, highlight=False, markup=False)
+        say(line)
     for table in tables(report):
         wide.print(table)
     for sentence in report.left_out:
@@ -97,10 +97,10 @@ def bench(
         )
     if json_file is not None:
         json_file.write_text(json.dumps(report.as_dict(), indent=1) + "\n")
-        out.print(f"  {json_file}", highlight=False)
+        say(f"  {json_file}")
     if card is not None:
         for path in write_card(report, card, overwrite):
-            out.print(f"  {path}", highlight=False)
+            say(f"  {path}")
 
 
 @contextmanager

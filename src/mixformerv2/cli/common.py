@@ -51,6 +51,11 @@ def _show_warning(message: Warning | str, category: type[Warning], *_: Any, **__
         warn(str(message))
 
 
+def say(text: str) -> None:
+    """On stdout as it stands: brackets in the name of a file are no markup."""
+    out.print(text, markup=False, highlight=False)
+
+
 def warn(message: str) -> None:
     err.print(f"[yellow]warning:[/] {escape(message)}", highlight=False)
 

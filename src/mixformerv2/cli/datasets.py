@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from mixformerv2.cli.common import app, err, key_values, out, warn
+from mixformerv2.cli.common import app, err, key_values, out, say, warn
 from mixformerv2.config import DEFAULT_MODEL
 
 data_app = typer.Typer(help="Look at datasets, and pack them.", no_args_is_help=True)
@@ -65,10 +65,9 @@ def pack(
         )
     for problem in packed.problems:
         warn(f"{problem.sequence} was left out: {problem.sentence}")
-    out.print(
+    say(
         f"{folder}: {packed.sequences:,} sequences, {packed.frames:,} frames, {packed.shards} shards, "
         f"{packed.num_bytes / 1e6:,.0f} MB",
-        highlight=False,
     )
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mixformerv2.cli.common import OverwriteOption, app, err, out, parse_box, refuse_existing
+from mixformerv2.cli.common import OverwriteOption, app, err, parse_box, refuse_existing, say
 
 if TYPE_CHECKING:
     from mixformerv2.bench.doctor import Diagnosis
@@ -27,7 +27,7 @@ def doctor(
     diagnosis = diagnose()
     if json_file is not None:
         json_file.write_text(json.dumps(asdict(diagnosis), indent=1) + "\n")
-    out.print(*_lines(diagnosis), sep="\n", highlight=False, markup=False)
+    say("\n".join(_lines(diagnosis)))
 
 
 @app.command(epilog="Example: mixformerv2 quantise small/ --calibrate street.mp4 --box 205,151,17,50")
@@ -65,7 +65,7 @@ def quantise(
         json_file.write_text(json.dumps(asdict(made) | {"examples": len(seen)}, indent=1) + "\n")
     off = f"sides {made.mean_drift:.4f} of the crop off f32, {made.worst_drift:.4f} at worst"
     kept = f"in floating point {_words(made.in_floating_point)}"
-    out.print(f"{folder / INT8_GRAPH}: {off}; {kept}; track with --precision int8", highlight=False)
+    say(f"{folder / INT8_GRAPH}: {off}; {kept}; track with --precision int8")
 
 
 def _lines(found: Diagnosis) -> list[str]:

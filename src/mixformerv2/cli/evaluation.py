@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.markup import escape
 
-from mixformerv2.cli.common import app, err, key_values, out, warn
+from mixformerv2.cli.common import app, err, key_values, say, warn
 from mixformerv2.cli.reports import (
     AttributesOption,
     HtmlOption,
@@ -196,7 +196,7 @@ def _submit(archives: list[Path], opened: Opened, failed: Mapping[Path, Mapping[
             continue
         assert kind is not None
         write_submission(kind, archive, load_run(folder).passes, opened.lengths)
-        out.print(f"  {archive}", highlight=False)
+        say(f"  {archive}")
 
 
 def _say(label: str, outcome: Outcome) -> None:
@@ -210,7 +210,7 @@ def _say(label: str, outcome: Outcome) -> None:
         line += f", {processes} of {threads}"
         if outcome.overhead < 1:  # else it is mostly the frames that took time to read
             line += f", {outcome.overhead:.1%} over the tracker's own time"
-    out.print(line, highlight=False, markup=False)
+    say(line)
     said: dict[str, list[str]] = {}
     for name, warnings in outcome.warnings.items():
         for one in warnings:

@@ -17,6 +17,7 @@ from mixformerv2.cli.common import (
     out,
     parse_box,
     refuse_existing,
+    say,
     warn,
 )
 
@@ -63,7 +64,7 @@ def export(
         trial.report(json_file)
     size = sum((folder / file).stat().st_size for file in files) / 1e6
     usage = f"; track with --model {folder}" if "onnx" in targets and batch in (None, 1) else ""
-    out.print(f"{folder}: {size:.1f} MB{usage}", highlight=False)
+    say(f"{folder}: {size:.1f} MB{usage}")
 
 
 def _clip(source: str | None, box: str | None, truth: Path | None) -> Clip:

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from mixformerv2.cli.common import OverwriteOption, app, need_torch, out, refuse_existing
+from mixformerv2.cli.common import OverwriteOption, app, need_torch, out, refuse_existing, say
 
 
 @app.command(epilog="Example: mixformerv2 convert mixformerv2_small.pth.tar small.safetensors")
@@ -26,10 +26,9 @@ def convert(
     refuse_existing(target, overwrite)
     config = checkpoint.convert(source, target)
     m = config.model
-    out.print(
+    say(
         f"{target}: {m.depth} blocks, width {m.dim}, MLP ratio {m.mlp_ratio:g}, {m.num_bins} bins, "
         f"{m.search_px}/{m.template_px} px, {'score head' if m.score_head else 'no score head'}",
-        highlight=False,
     )
 
 

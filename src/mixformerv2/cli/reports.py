@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mixformerv2.cli.common import app, out, warn
+from mixformerv2.cli.common import app, out, say, warn
 
 if TYPE_CHECKING:
     from mixformerv2.evaluate.datasets import Benchmark, Opened
@@ -142,7 +142,7 @@ def write_report(
     if html and _write_page(output / "report.html", runs, scores, opened):
         written.append("report.html")
     for name in written:
-        out.print(f"  {output / name}", highlight=False)
+        say(f"  {output / name}")
 
 
 def _scores(

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from mixformerv2.cli.common import OverwriteOption, app, err, out, parse_box, warn
+from mixformerv2.cli.common import OverwriteOption, app, err, parse_box, say, warn
 from mixformerv2.config import DEFAULT_MODEL
 
 if TYPE_CHECKING:
@@ -117,8 +117,6 @@ def track_verb(
         with _progress() as progress:
             summary = record_many(source, starts, tracker, outputs, progress)
     _report(summary, tracker, outputs)
-    if summary.interrupted:
-        raise typer.Exit(130)
 
 
 def _stem(source: str) -> str:
@@ -144,6 +142,7 @@ def _progress() -> Iterator[Progress]:
 
 
 def _report(summary: Summary, tracker: Any, outputs: Any) -> None:
+    """Says what was done; ends the process with 130 where Ctrl-C cut it short."""
     if summary.warning:
         warn(summary.warning)
     if summary.interrupted:
@@ -157,7 +156,9 @@ def _report(summary: Summary, tracker: Any, outputs: Any) -> None:
     if summary.targets > 1:
         lost = f", {summary.targets} targets{lost}"
     engine = f"{tracker.backend.name} {tracker.backend.precision}"
-    out.print(f"{summary.frames} frames{lost}{speed} with {engine}", highlight=False)
+    say(f"{summary.frames} frames{lost}{speed} with {engine}")
     for path in (outputs.video, outputs.contact_sheet, outputs.results):
         if path is not None and path.exists():
-            out.print(f"  {path}", highlight=False)
+            say(f"  {path}")
+    if summary.interrupted:
+        raise typer.Exit(130)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mixformerv2.cli.common import app, need_torch, out, warn
+from mixformerv2.cli.common import app, need_torch, out, say, warn
 
 if TYPE_CHECKING:
     from mixformerv2.train.pipeline import Outcome
@@ -63,9 +63,9 @@ def train(
 
     if list_recipes:
         for name, function in RECIPES.items():
-            out.print(f"{name}: {(function.__doc__ or '').splitlines()[0]}", highlight=False)
+            say(f"{name}: {(function.__doc__ or '').splitlines()[0]}")
         for line in ablations.summary():
-            out.print(line, highlight=False)
+            say(line)
         return
     known = RECIPES | ablations.RECIPES
     if recipe not in known:
@@ -103,11 +103,10 @@ def _report(outcome: Outcome, recipe: Recipe, output: Path) -> None:
     for file, count in outcome.skipped.items():
         warn(f"{file} could not be read and was skipped {count} times")
     if outcome.weights is not None:
-        out.print(f"weights: {outcome.weights}", highlight=False)
+        say(f"weights: {outcome.weights}")
         return
-    out.print(
+    say(
         f"stopped and saved in stage {outcome.stopped_in} of {recipe.name}: the same command goes on in {output}",
-        highlight=False,
     )
     if outcome.interrupted:
         raise typer.Exit(130)

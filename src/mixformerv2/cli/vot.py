@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 from rich.markup import escape
 
-from mixformerv2.cli.common import app, err, key_values, out
+from mixformerv2.cli.common import app, err, key_values, out, say
 from mixformerv2.config import DEFAULT_MODEL
 
 
@@ -40,4 +40,4 @@ def vot(
         for name, value in measures.items():
             table.add_row(experiment, name.replace("_", " "), f"{value:.3f}")
     out.print(table)
-    out.print(f"  {scores.file}", highlight=False)
+    say(f"  {scores.file}")

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from rich.markup import escape
 from rich.table import Table
 
 from mixformerv2.config import Config
@@ -107,7 +108,7 @@ def run(recipe: Recipe, data: Path | str, output: Path, options: RunOptions, gua
     measured = {"your clips, frames held back": _measurable(held_back)}
     if guard is not None:
         watched = {kind: list(sequences) for kind, sequences in open_datasets(guard).items()}
-        measured[f"guard set {guard.name}"] = _measurable(watched)
+        measured[f"guard set {escape(guard.name)}"] = _measurable(watched)
     outcome = pipeline.run(recipe, learnt, output, options)
     if outcome.weights is None:
         return Report(outcome, ())
