@@ -479,6 +479,24 @@ def test_other_frames_are_refused_by_init_and_by_update(frame: Any) -> None:
         tracker.update(frame)
 
 
+def test_what_opencv_gives_at_the_end_of_a_video_is_named() -> None:
+    with pytest.raises(ValueError, match="frame must be an array of pixels, got None, which OpenCV"):
+        started(Scripted()).update(None)
+
+
+@pytest.mark.parametrize(
+    "option", [{"model": "nonsense"}, {"precision": "int9"}, {"device": "cuda"}, {"threads": -5}], ids=str
+)
+def test_a_loaded_backend_takes_no_options_of_loading(option: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match="a backend that is loaded has its own"):
+        Tracker(backend=Scripted(), **option)
+
+
+def test_a_wrong_order_of_colours_is_found_before_a_model_is_loaded() -> None:
+    with pytest.raises(ValueError, match='channels must be "rgb" or "bgr"'):
+        Tracker("nonsense", channels="brg")
+
+
 # A whole video
 
 

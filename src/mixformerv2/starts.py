@@ -66,8 +66,8 @@ def _check(path: str | Path, rows: dict[int, Start]) -> None:
     for number, start in rows.items():
         if start.frame < 0 or start.id < 1:
             raise ValueError(
-                f"{path} line {number}: frames count from 0 (in MOT rows from 1) and ids from 1, "
-                f"got {'id' if start.id < 1 else 'frame'} {start.id if start.id < 1 else start.frame}"
+                f"{path} line {number}: ids count from 1, and frames from 0 below the header {_HEADER}, from 1 in rows "
+                f"of MOT Challenge; the {'id' if start.id < 1 else 'frame'} here comes before the first"
             )
         if start.id in lines_of_ids:
             raise ValueError(

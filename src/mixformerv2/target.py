@@ -128,7 +128,8 @@ class Target:
         if not self._config.size_inertia:
             return box_frame
         last, now = (np.maximum(box[2:] - box[:2], 1e-6) for box in (self.box_frame, box_frame))
-        middle, half = (box_frame[:2] + box_frame[2:]) / 2, now * (last / now) ** self._config.size_inertia / 2
+        middle = (box_frame[:2] + box_frame[2:]) / 2
+        half = now * (last / now) ** self._config.size_inertia / 2
         return np.concatenate([middle - half, middle + half])
 
     def calibrate_size(self, look: Callable[[geometry.Box], geometry.Box]) -> None:

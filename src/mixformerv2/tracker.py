@@ -15,7 +15,7 @@ from mixformerv2.config import DEFAULT_MODEL, TrackerConfig
 from mixformerv2.results import Result
 from mixformerv2.runtime.backend import Backend, open_backend
 from mixformerv2.target import Target
-from mixformerv2.video import FrameSource, as_rgb_uint8, open_source
+from mixformerv2.video import FrameSource, as_rgb_uint8, check_channels, open_source
 
 _NOT_STARTED = "the tracker has no object yet: call init(frame, box) before update(frame)"
 
@@ -27,7 +27,8 @@ class Tracker:
     is ``auto``, ``openvino``, ``onnxruntime`` or ``torch``, or a backend that another tracker has loaded
     (``tracker.backend``), which costs nothing to share. ``precision`` is ``auto``, ``f32``, ``bf16``, ``f16`` or
     ``int8``, as far as the backend has it here. ``channels`` is ``rgb``, or ``bgr`` for frames from OpenCV. ``config``
-    replaces the online rules that the model came with.
+    replaces the online rules that the model came with, all of them: to change one,
+    ``tracker.config = dataclasses.replace(tracker.config, lost_threshold=0.3)`` before ``init``.
 
     ``init`` may be called again for the next video or another object.
     Raises ValueError or an OSError with one sentence where the model or an option is wrong.
@@ -43,8 +44,14 @@ class Tracker:
         channels: str = "rgb",
         config: TrackerConfig | None = None,
     ) -> None:
+        check_channels(channels)
         if isinstance(backend, str):
             backend = open_backend(model, backend, precision, device, threads)
+        elif (model, precision, device, threads) != (DEFAULT_MODEL, "auto", "auto", None):
+            raise ValueError(
+                "a backend that is loaded has its own model, precision, device and threads: leave these options out, "
+                "or give the backend by name"
+            )
         self.backend = backend
         self.config = config or backend.config.tracker
         self._channels = channels

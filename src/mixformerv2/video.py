@@ -331,14 +331,23 @@ def _open_camera(number: int) -> CameraSource:
     return CameraSource(number, capture)
 
 
+def check_channels(channels: str) -> None:
+    """Raises ValueError for any other order of colours than those known here."""
+    if channels not in ("rgb", "bgr"):
+        raise ValueError(f'channels must be "rgb" or "bgr", got {channels!r}')
+
+
 def as_rgb_uint8(frame: Any, channels: str = "rgb") -> Frame:
     """A caller's frame as RGB uint8 (height, width, 3); one that is so already comes back itself, not copied.
 
     `channels` is the order of colours in `frame`, "rgb" or "bgr". Grey is repeated, alpha dropped, uint16
     scaled by 1/257, float in [0, 1] by 255. Raises ValueError for any other dtype, shape or range.
     """
-    if channels not in ("rgb", "bgr"):
-        raise ValueError(f'channels must be "rgb" or "bgr", got {channels!r}')
+    check_channels(channels)
+    if frame is None:
+        raise ValueError(
+            "frame must be an array of pixels, got None, which OpenCV's read() gives where a video ends or is shut"
+        )
     array = np.asarray(frame)
     if array.ndim == 2:
         array = array[:, :, np.newaxis]
@@ -386,7 +395,7 @@ def _plausible_fps(rate: float | Fraction | None) -> float:
 
 
 def _without_password(address: str) -> str:
-    return re.sub(r"://[^/@]*@", "://", address)
+    return re.sub(r"://[^/]*@", "://", address)
 
 
 @contextmanager

@@ -134,7 +134,7 @@ def open_tracker(spec: TrackerSpec) -> AnyTracker:
     chosen = {key: spec.options.get(key, "auto") for key in ("backend", "precision", "device")}
     backend = open_backend(spec.target, threads=threads, **chosen)
     config = dataclasses.replace(backend.config.tracker, **_overrides(spec.options))
-    return Tracker(spec.target, backend, config=config)
+    return Tracker(backend=backend, config=config)
 
 
 def describe(spec: TrackerSpec) -> dict[str, Any]:
