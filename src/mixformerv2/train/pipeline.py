@@ -36,7 +36,7 @@ from mixformerv2.train.engine import (
 from mixformerv2.train.log import JSON_LOG
 from mixformerv2.train.settings import as_plain, changes
 from mixformerv2.train.stages import Recipe, StageConfig
-from mixformerv2.train.starting import starting_network, teacher_network
+from mixformerv2.train.starting import check_sources, starting_network, teacher_network
 from mixformerv2.train.validation import Validation
 
 _CALIBRATION = 128  # examples on which narrower MLPs are fitted
@@ -85,6 +85,7 @@ class _Run:
     decoded: Decoded | None = None  # images in memory
 
     def through(self, recipe: Recipe) -> Outcome:
+        check_sources(recipe)
         _check_datasets(recipe, self.data)
         with self.deadline.watching_signals():
             for stage in recipe.stages:

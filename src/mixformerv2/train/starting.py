@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -12,9 +13,30 @@ from mixformerv2.distill.shrink import adapt
 from mixformerv2.model import checkpoint, initialise
 from mixformerv2.model.network import Network, build
 from mixformerv2.runtime.backend import find_weights
-from mixformerv2.train.stages import StageConfig, check_teacher, networks_named
+from mixformerv2.train.stages import Recipe, StageConfig, check_teacher, networks_named
 
 Finished = Mapping[str, Path]  # stage -> its weights
+_VIT_S, _MAE = "vit-s", "mae:"  # trunks to start from, beside whole networks
+
+
+def check_sources(recipe: Recipe) -> None:
+    """Raises ValueError or ModuleNotFoundError where a start or a teacher that no stage makes is not there: said
+    before hours of training, not after them.
+    """
+    made = {stage.name for stage in recipe.stages}
+    for stage in recipe.stages:
+        if stage.start == _VIT_S:
+            initialise.find_vit_s()
+        elif stage.start.startswith(_MAE):
+            _find(stage, "start", [stage.start.removeprefix(_MAE)], {})
+        elif stage.start != "random":
+            _find(stage, "start", [part for part in networks_named(stage.start) if part not in made], {})
+        _find(
+            stage,
+            "teacher",
+            [part for part in networks_named(stage.teacher or "") if part and part not in made],
+            {},
+        )
 
 
 def starting_network(stage: StageConfig, finished: Finished, calibration: Batch) -> Network:
@@ -23,11 +45,11 @@ def starting_network(stage: StageConfig, finished: Finished, calibration: Batch)
     calibration = Batch(*(part.cpu() for part in calibration))
     if stage.start == "random":
         return build(model, stage.seed)
-    if stage.start == "vit-s":
+    if stage.start == _VIT_S:
         crops = torch.cat([calibration.template, calibration.online.flatten(0, 1)])
         return initialise.from_vit_s(model, initialise.find_vit_s(), crops, stage.seed)
-    if stage.start.startswith("mae:"):
-        return checkpoint.from_mae(Path(stage.start.removeprefix("mae:")), model, stage.seed)
+    if stage.start.startswith(_MAE):
+        return checkpoint.from_mae(Path(stage.start.removeprefix(_MAE)), model, stage.seed)
     network = _load(stage, stage.start, "start", finished)
     try:
         return adapt(network, model, calibration, stage.seed)
@@ -45,9 +67,20 @@ def teacher_network(stage: StageConfig, finished: Finished) -> Network | None:
 
 
 def _load(stage: StageConfig, name: str, role: str, finished: Finished) -> Network:
-    try:
-        paths = [finished[part] if part in finished else find_weights(part) for part in networks_named(name)]
+    paths = _find(stage, role, networks_named(name), finished)
+    with _spoken(stage, role):
         return _average([checkpoint.load(path)[0] for path in paths])
+
+
+def _find(stage: StageConfig, role: str, names: Iterable[str], finished: Finished) -> list[Path]:
+    with _spoken(stage, role):
+        return [finished[name] if name in finished else find_weights(name) for name in names]
+
+
+@contextmanager
+def _spoken(stage: StageConfig, role: str) -> Iterator[None]:
+    try:
+        yield
     except (ValueError, OSError) as error:
         raise ValueError(f"stage {stage.name}: its {role} cannot be opened: {error}") from None
 
