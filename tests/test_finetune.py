@@ -21,12 +21,12 @@ from mixformerv2.data.sequence import Sequence
 from mixformerv2.evaluate.run import evaluate
 from mixformerv2.model import checkpoint
 from mixformerv2.model.network import build
+from mixformerv2.runtime.backend import find_weights, read_config
 from mixformerv2.tracker import Tracker
 from mixformerv2.train import finetune, pipeline
 from mixformerv2.train.engine import RunOptions
 from mixformerv2.train.finetune import Report, cut, split
 from mixformerv2.train.recipes import RECIPES
-from mixformerv2.train.settings import override
 from mixformerv2.train.stages import Recipe
 
 OPTIONS = RunOptions(device="cpu")
@@ -97,7 +97,7 @@ TRACKING = TrackerConfig(search_factor=4.0, min_side_px=4.0)
 
 def recipe(start: Path) -> Recipe:
     small = ("samples=24", "batch=8", "data.chunk=8", "precision=32-true", "optim.lr=1e-3")
-    return override(RECIPES["finetune"](), [f"start={start}", *small])
+    return finetune.with_settings(RECIPES["finetune"](), [f"start={start}", *small])
 
 
 @pytest.fixture(scope="module")
@@ -206,6 +206,18 @@ def test_a_model_without_a_score_head_is_tuned_without_a_loss_on_the_score() -> 
     assert tuned.losses == dataclasses.replace(RECIPES["finetune"]().stages[0].losses, overlap=0.0)
     scored = Config(dataclasses.replace(training.MODEL, score_head=True))
     assert finetune.of_size(RECIPES["finetune"](), scored).stages[0].losses.overlap == 0.3
+
+
+def test_the_window_has_the_scale_that_the_model_tracks_in_unless_it_is_set() -> None:
+    for name in ("compact", "tiny"):
+        (stage,) = finetune.with_settings(RECIPES["finetune"](), [f"start={name}"]).stages
+        assert stage.target == read_config(find_weights(name))
+        views = stage.data.views
+        assert views.search_factor == stage.target.tracker.search_factor
+        assert views.centre_jitter / views.search_factor == pytest.approx(1.3 / 4.5)
+    chosen = ["start=tiny", "data.views.search_factor=3.5", "target.tracker.search_factor=3.3"]
+    (stage,) = finetune.with_settings(RECIPES["finetune"](), chosen).stages
+    assert (stage.data.views.search_factor, stage.target.tracker.search_factor) == (3.5, 3.3)
 
 
 def test_clips_of_one_name_in_two_folders_are_both_measured(

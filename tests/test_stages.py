@@ -12,10 +12,10 @@ import pytest
 import torch
 import training
 
-from mixformerv2.config import PRESETS, Config
+from mixformerv2.config import DEFAULT_MODEL, PRESETS, Config
 from mixformerv2.data.pairs import Batch
 from mixformerv2.distill.replacement import ReplacementSchedule
-from mixformerv2.model import checkpoint
+from mixformerv2.model import checkpoint, initialise
 from mixformerv2.model.network import build
 from mixformerv2.train import stages
 from mixformerv2.train.objective import LossWeights
@@ -23,7 +23,7 @@ from mixformerv2.train.optim import OptimConfig
 from mixformerv2.train.recipes import RECIPES
 from mixformerv2.train.settings import as_plain, override
 from mixformerv2.train.stages import Recipe, StageConfig, ValidationConfig
-from mixformerv2.train.starting import starting_network, teacher_network
+from mixformerv2.train.starting import check_sources, starting_network, teacher_network
 
 MODEL = dataclasses.replace(training.MODEL, depth=4)
 TARGET = Config(MODEL)
@@ -259,6 +259,26 @@ def test_a_start_that_cannot_be_made_to_fit_is_refused(six: Path, tmp_path: Path
         starting_network(stages.supervised("this", TARGET, 64, f"mae:{tmp_path}/mae.pth"), {}, crops())
 
 
+def test_what_no_stage_makes_is_looked_for_before_anything_is_trained(
+    six: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = stages.supervised("first", TARGET, 64, "random")
+    check_sources(Recipe("fine", (first, stages.supervised("second", TARGET, 64, f"average:first,{six}"))))
+    for start, reason in (
+        ("typo", "second: its start cannot be opened: no model is called 'typo'"),
+        ("average:first,typo", "second: its start cannot be opened: no model is called 'typo'"),
+        (f"mae:{tmp_path}/mae.pth", "second: its start cannot be opened: no model at .*mae.pth"),
+    ):
+        with pytest.raises(ValueError, match=reason):
+            check_sources(Recipe("wrong", (first, stages.supervised("second", TARGET, 64, start))))
+    taught = stages.deep_to_shallow("taught", TARGET, 64, "nobody", 4, start="first")
+    with pytest.raises(ValueError, match="taught: its teacher cannot be opened: no model is called 'nobody'"):
+        check_sources(Recipe("wrong", (first, taught)))
+    monkeypatch.setattr(initialise, "PACKAGE", "not-installed")
+    with pytest.raises(ModuleNotFoundError, match="pip install --no-deps not-installed"):
+        check_sources(Recipe("wrong", (first, stages.supervised("second", TARGET, 64, "vit-s"))))
+
+
 def test_a_stage_without_a_teacher_has_none() -> None:
     assert teacher_network(stages.supervised("this", TARGET, 64, "random"), {}) is None
 
@@ -323,9 +343,11 @@ def test_the_shipped_sizes_come_out_of_our_own_recipes() -> None:
         assert compact_and_tiny[name] == dataclasses.replace(PRESETS[size].model, num_bins=56)
     for stage in RECIPES["compact-from-labels"]().stages:
         assert (stage.target, stage.frozen_blocks) == (PRESETS["compact"], 4)
-    (four,) = RECIPES["tiny-from-compact"]().stages
-    assert (four.target, four.teacher) == (PRESETS["tiny-144"], "compact")
-    assert RECIPES["finetune"]().stages[0].start == "tiny"
+    six, four, settled = RECIPES["tiny-from-compact"]().stages
+    assert four.target == settled.target == PRESETS["tiny-144"]
+    assert [stage.trained_model.depth for stage in (six, four, settled)] == [8, 6, 4]
+    assert {stage.teacher for stage in (six, four, settled)} == {"compact"}
+    assert RECIPES["finetune"]().stages[0].start == DEFAULT_MODEL
 
 
 def test_the_smoke_recipe_walks_through_every_kind_of_stage() -> None:

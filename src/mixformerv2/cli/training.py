@@ -76,7 +76,8 @@ def train(
     chosen = known[recipe]()
     if init is not None:
         settings = [f"{chosen.stages[0].name}:start={init}", *(settings or [])]
-    chosen = override(chosen, settings or [])
+    adjust = finetune.with_settings if recipe == finetune.NAME else override
+    chosen = adjust(chosen, settings or [])
     if show:
         out.print_json(data=as_plain(chosen))
         return

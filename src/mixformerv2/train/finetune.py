@@ -8,7 +8,7 @@ from __future__ import annotations
 import collections.abc
 import dataclasses
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,6 +25,7 @@ from mixformerv2.tracker import Tracker
 from mixformerv2.train import pipeline
 from mixformerv2.train.engine import RunOptions
 from mixformerv2.train.pipeline import Outcome
+from mixformerv2.train.settings import override
 from mixformerv2.train.stages import Recipe, StageConfig
 
 NAME = "finetune"
@@ -100,7 +101,6 @@ def run(recipe: Recipe, data: Path | str, output: Path, options: RunOptions, gua
     Raises ValueError, before the training, for data and models that do not fit or cannot be measured.
     """
     start = find_weights(recipe.stages[0].start)
-    recipe = of_size(recipe, read_config(start))
     learnt: dict[str, collections.abc.Sequence[Sequence]] = {}
     held_back: dict[str, list[Sequence]] = {}
     for kind, sequences in open_datasets(data).items():
@@ -118,14 +118,29 @@ def run(recipe: Recipe, data: Path | str, output: Path, options: RunOptions, gua
     return report
 
 
+def with_settings(recipe: Recipe, settings: Iterable[str]) -> Recipe:
+    """The recipe with the assignments of ``override``, of which one may choose the start; all that is not assigned
+    suits that model. Raises ValueError with one sentence, or FileNotFoundError.
+    """
+    settings = list(settings)
+    start = override(recipe, settings).stages[0].start
+    return override(of_size(recipe, read_config(find_weights(start))), settings)
+
+
 def of_size(recipe: Recipe, config: Config) -> Recipe:
-    """The recipe for a model of this config; without a loss on the score where that has no score head."""
+    """The recipe for a model of this config, in windows of the scale that it tracks in; without a loss on the score
+    where that has no score head.
+    """
 
     def sized(stage: StageConfig) -> StageConfig:
-        losses = stage.losses
+        losses, views = stage.losses, stage.data.views
         if not config.model.score_head:
             losses = dataclasses.replace(losses, score=0.0, overlap=0.0)
-        return dataclasses.replace(stage, target=config, losses=losses)
+        factor = config.tracker.search_factor
+        jitter = views.centre_jitter * factor / views.search_factor
+        views = dataclasses.replace(views, search_factor=factor, centre_jitter=jitter)
+        data = dataclasses.replace(stage.data, views=views)
+        return dataclasses.replace(stage, target=config, losses=losses, data=data)
 
     return dataclasses.replace(recipe, stages=tuple(map(sized, recipe.stages)))
 

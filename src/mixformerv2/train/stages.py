@@ -201,16 +201,22 @@ def dense_to_sparse(
 
 
 def fade_blocks(
-    name: str, target: Config, samples: int, teacher: str, remove: tuple[int, ...], **settings: Any
+    name: str,
+    target: Config,
+    samples: int,
+    teacher: str,
+    remove: tuple[int, ...],
+    start: str | None = None,
+    **settings: Any,
 ) -> StageConfig:
-    """The teacher itself, whose chosen blocks fade out and then are removed, taught by what it was before
-    (progressive depth pruning; paper, section 3.4.2).
+    """The start, by default the teacher itself, whose chosen blocks fade out and then are removed, taught by what it
+    was before (progressive depth pruning; paper, section 3.4.2).
     """
     depth = target.model.depth + len(remove)
     defaults: dict[str, Any] = {"losses": LossWeights(divergence=5.0, features=0.2)}
     settings = defaults | settings
     settings.setdefault("feature_layers", default_feature_layers(depth, depth))
-    return StageConfig(name, target, samples, teacher, teacher, remove=remove, **settings)
+    return StageConfig(name, target, samples, start or teacher, teacher, remove=remove, **settings)
 
 
 def deep_to_shallow(
