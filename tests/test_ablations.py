@@ -84,6 +84,11 @@ def test_a_shorter_run_is_shorter_in_everything() -> None:
         assert 2 * short.auxiliary_samples == long.auxiliary_samples
         assert 2 * short.optim.warmup_samples == long.optim.warmup_samples
     assert min(stage.samples for stage in ROWS["eight-fade-short"].recipe(samples=32).stages) == 32
+    for samples in (1_440, 12_000, 384_000):
+        names = ("eight-features", "eight-fade-short", "eight-fade-long")
+        stages_of = {name: ROWS[name].recipe(seed=1, samples=samples).stages for name in names}
+        own = {n: sum(s.samples for s in of if s.name.startswith(n)) for n, of in stages_of.items()}
+        assert set(own.values()) == {samples}
 
 
 def test_each_head_has_every_loss_that_it_can_take() -> None:
@@ -172,6 +177,9 @@ def test_rows_are_trained_tracked_and_shown_and_what_is_done_is_left_alone(
         assert set(seed["otb"]["sequences"]) == {"Walking"}
         assert set(seed["held_out"]["sequences"]) == {"GOT-10k_Train_000002"}
         assert 0 <= seed["otb"]["mean"]["auc"] <= 1
+    assert one["seeds"]["1"]["command"].endswith(
+        "run.py --data DATA --otb OTB --row one --seeds 1 --samples 24000"
+    )
     assert one["parameters"] > 0 and one["macs_per_frame"] > 0
     three = json.loads((tmp_path / "results" / "three.json").read_text())
     assert (three["of"], three["rules"]) == ("one", {"search_factor": 5.0})
@@ -182,7 +190,7 @@ def test_rows_are_trained_tracked_and_shown_and_what_is_done_is_left_alone(
         patch.setattr(run.pipeline, "run", None)  # nobody needs it any more
         assert run.main([*arguments, "--question", "4", "--seeds", "0", "1"]) == 0
     assert run.main([*arguments, "--row", "one", "--set", "optim.lr=1"]) == 2
-    assert "holds seed 0 with other settings (training" in capsys.readouterr().err
+    assert "holds seed 0 with other settings (one: optim.lr was" in capsys.readouterr().err
 
     speed = ["--speed", "--backend", "torch", "--threads", "1", "--frames", "8", "--rounds", "1"]
     assert run.main([*arguments, *speed]) == 0
@@ -193,6 +201,7 @@ def test_rows_are_trained_tracked_and_shown_and_what_is_done_is_left_alone(
     ]
     page.main(["--results", str(tmp_path / "results"), "--page", str(tmp_path / "ablations.md")])
     text = (tmp_path / "ablations.md").read_text()
+    assert "Each has seen 64 samples of its own." in text
     assert "2 seeds" in text and page.NOT_RUN not in text and "| ms, cpu, f32 |" in text
     for name in ("ablations-all.png", "ablations-pareto.png"):
         assert f"images/{name}" in text and (tmp_path / "images" / name).stat().st_size > 5_000

@@ -87,7 +87,14 @@ class Results:
             raise ValueError(
                 f"the rows of table {table.name} were not tracked on the same frames: run them again"
             )
-        samples = {
+        if len(samples := self.samples(table)) > 1:
+            raise ValueError(
+                f"the rows of table {table.name} have seen {sorted(samples)} samples: run them again"
+            )
+
+    def samples(self, table: Table) -> set[int]:
+        """That rows of the table have seen, each beside those of its teachers."""
+        return {
             sum(
                 stage["samples"]
                 for stage in seed["training"]
@@ -96,10 +103,6 @@ class Results:
             for name in table.rows
             for seed in self.rows.get(name, {"seeds": {}})["seeds"].values()
         }
-        if len(samples) > 1:
-            raise ValueError(
-                f"the rows of table {table.name} have seen {sorted(samples)} samples: run them again"
-            )
 
     def auc(self, name: str, dataset: str) -> Measured | None:
         seeds = self.rows.get(name, {}).get("seeds", {}).values()
@@ -248,8 +251,8 @@ written by hand.
 - A row is a training, `mixformerv2 train ablation-ROW --data DATA --output RUN`, or another way to track with the
   network of another row. Rows with the same `--output` train the teachers that they share once. `--max-minutes 9`
   saves and stops, and the same command goes on; rows that are done are left alone.
-- All rows of a table have the same data, batch and schedule, and {SAMPLES:,} samples of their own (`--samples` makes
-  all of them longer or shorter); a teacher's samples come on top. Rows of questions 1, 2 and 5 leave the first four of
+- All rows of a table have the same data, batch and schedule, and as many samples of their own, {SAMPLES:,} where
+  `--samples` says nothing else; a teacher's samples come on top. Rows of questions 1, 2 and 5 leave the first four of
   eight blocks as they are in the ViT-S; of questions 3 and 4 all blocks are trained. Each row has the losses that its
   head can take.
 - AUC is that of one pass over whole sequences, in f32: on `otb/`, which nothing is trained on, and on
@@ -275,7 +278,10 @@ def page(results: Results, images: Path) -> str:
         parts.append(f"    python benchmarks/ablations/run.py {command}\n")
         for table in (each for each in TABLES if each.question == question):
             parts.append(f"### {table.title}\n")
-            parts += [f"{text}\n" for text in (table.note, _finding(table, results)) if text]
+            seen = "".join(
+                f"Each has seen {samples:,} samples of its own." for samples in results.samples(table)
+            )
+            parts += [f"{text}\n" for text in (table.note, seen, _finding(table, results)) if text]
             parts.append("\n".join(table_lines(table, results)) + "\n")
             image = images / f"ablations-{table.name}.png"
             if plot_table(table, results, image):

@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shlex
 import shutil
 import sys
 import time
@@ -32,13 +33,13 @@ from mixformerv2.data.sequence import Sequences, names_of
 from mixformerv2.evaluate.datasets import open_for_evaluation
 from mixformerv2.evaluate.run import evaluate
 from mixformerv2.model import checkpoint
-from mixformerv2.runtime.backend import INT8_GRAPH, WEIGHTS_FILE, open_backend
+from mixformerv2.runtime.backend import INT8_GRAPH, SEARCH_GRAPH, WEIGHTS_FILE, open_backend
 from mixformerv2.runtime.torch import NetworkBackend
 from mixformerv2.tracker import Tracker
 from mixformerv2.train import pipeline
-from mixformerv2.train.ablations import PREFIX, QUESTIONS, ROWS, SAMPLES, TABLES, Row
+from mixformerv2.train.ablations import QUESTIONS, ROWS, SAMPLES, TABLES, Row
 from mixformerv2.train.engine import LAST, RunOptions
-from mixformerv2.train.settings import as_plain, differences, override
+from mixformerv2.train.settings import as_plain, changes, differences, override
 from mixformerv2.train.stages import Recipe
 
 HERE = Path(__file__).parent
@@ -142,10 +143,10 @@ def is_done(file: Path, seed: int, recipe: Recipe, max_frames: int | None) -> bo
     known = _read(file).get("seeds", {}).get(str(seed))
     if known is None:
         return False
-    changed = differences(
-        {"training": known["training"], "max_frames": known["max_frames"]},
-        {"training": as_plain(recipe)["stages"], "max_frames": max_frames},
-    )
+    then = {stage["name"]: stage for stage in known["training"]}
+    changed = differences({"max_frames": known["max_frames"]}, {"max_frames": max_frames})
+    for stage in recipe.stages:
+        changed += [f"{stage.name}: {line}" for line in changes(then.get(stage.name, {}), stage)]
     if changed:
         raise ValueError(
             f"{file} holds seed {seed} with other settings ({'; '.join(changed)}): go on with those, or choose "
@@ -161,14 +162,23 @@ def add_result(
     config = Config.from_json(json.dumps(scores.pop("config")))
     content = _read(file)
     content.update({"row": row.name, "says": row.says, "of": row.of, **costs(row.name, config)})
-    content["command"] = f"mixformerv2 train {PREFIX}{row.of or row.name} --data DATA --output RUN"
     content["rules"] = dict(row.rules)
     content.setdefault("seeds", {})[str(seed)] = {
+        "command": command(row, seed, args),
         "training": as_plain(recipe)["stages"],
         "max_frames": args.max_frames,
         **scores,
     }
     _write(file, content)
+
+
+def command(row: Row, seed: int, args: argparse.Namespace) -> str:
+    """That trains and tracks the row anew, on data wherever it lies."""
+    script = "python benchmarks/ablations/run.py --data DATA --otb OTB"
+    words = ["--row", row.name, "--seeds", str(seed), "--samples", str(args.samples)]
+    words += [word for one in args.set for word in ("--set", one)]
+    words += [] if args.max_frames is None else ["--max-frames", str(args.max_frames)]
+    return f"{script} {shlex.join(words)}"
 
 
 def costs(name: str, config: Config) -> dict[str, int]:
@@ -222,7 +232,7 @@ def measure_speed(rows: Sequence[Row], args: argparse.Namespace) -> None:
 def exported(name: str, weights: Path, args: argparse.Namespace) -> Path:
     """The row as a model folder: with graphs for OpenVINO, and one in int8 where that is asked for."""
     folder = args.output / "exported" / name
-    if not _is_newer(folder / WEIGHTS_FILE, weights):
+    if not _is_newer(folder / (WEIGHTS_FILE if args.backend == "torch" else SEARCH_GRAPH), weights):
         shutil.rmtree(folder, ignore_errors=True)
         if args.backend == "torch":
             folder.mkdir(parents=True)

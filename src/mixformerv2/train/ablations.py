@@ -74,7 +74,13 @@ class Row:
             )
             return dataclasses.replace(stage, name=names[stage.name], start=start, teacher=teacher, seed=seed)
 
-        return Recipe(PREFIX + self.name, tuple(map(seeded, self.stages)))
+        *before, last = map(seeded, self.stages)
+        # Rounded to batches one by one, those of two stages would not add up to those of one.
+        mine = sum(stage.samples for stage in self.stages if stage.name in own)
+        rest = sum(stage.samples for stage in before if stage.name in names.values())
+        total = round(mine * samples / SAMPLES / _BATCH) * _BATCH
+        last = dataclasses.replace(last, samples=max(total - rest, _BATCH))
+        return Recipe(PREFIX + self.name, (*before, last))
 
     def config(self, trained: Config) -> Config:
         """How it tracks with a network whose config this is."""
