@@ -477,6 +477,10 @@ def test_a_model_that_is_not_there_is_told_by_name_or_path(tmp_path: Path) -> No
     with pytest.raises(ValueError, match="no model is called 'huge': the shipped ones are"):
         open_backend("huge")
     with pytest.raises(
+        ValueError, match="small is a preset whose weights do not ship: `mixformerv2 convert`"
+    ):
+        open_backend("small")
+    with pytest.raises(
         FileNotFoundError, match="no model at .*huge: expected a .safetensors file or a folder"
     ):
         open_backend(tmp_path / "huge")

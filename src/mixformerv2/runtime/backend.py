@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 import numpy as np
 from jaxtyping import Float, UInt8
 
-from mixformerv2.config import Config
+from mixformerv2.config import PRESETS, Config
 
 WEIGHTS_FILE = "model.safetensors"
 ENCODE_GRAPH = "encode_templates.onnx"
@@ -117,6 +117,11 @@ def find_weights(model: str | Path) -> Path:
         return path / WEIGHTS_FILE
     if path.is_file():
         return path
+    if model in PRESETS:
+        raise ValueError(
+            f"{model} is a preset whose weights do not ship: `mixformerv2 convert` makes them of a published "
+            f"checkpoint, `mixformerv2 train` anew; those that ship are {', '.join(shipped) or '(none)'}"
+        )
     if isinstance(model, str) and not path.suffix and len(path.parts) == 1:
         raise ValueError(
             f"no model is called {model!r}: the shipped ones are {', '.join(shipped) or '(none)'}, "
