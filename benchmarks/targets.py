@@ -25,8 +25,9 @@ from rich.table import Table
 
 import mixformerv2
 from mixformerv2 import MultiTracker, Tracker
+from mixformerv2.images import Frame
 from mixformerv2.runtime.backend import Backend, open_backend
-from mixformerv2.video import Frame, open_source
+from mixformerv2.video import open_source
 
 CLIP = Path(mixformerv2.__file__).parent / "demo" / "cup.mp4"
 FRAMES = 12

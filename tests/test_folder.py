@@ -18,8 +18,9 @@ from mixformerv2.data.datasets import open_datasets
 from mixformerv2.data.folder import find_clips, is_folder, read_boxes, read_folder
 from mixformerv2.data.sequence import Frames
 from mixformerv2.data.video_frames import VideoFrames
+from mixformerv2.images import Frame
 from mixformerv2.results import Result, ResultFile
-from mixformerv2.video import Frame, open_source
+from mixformerv2.video import open_source
 
 NAN = [np.nan] * 4
 

@@ -13,10 +13,10 @@ import torch
 
 from mixformerv2.config import TrackerConfig
 from mixformerv2.geometry import CropWindow, xywh_to_xyxy
+from mixformerv2.images import Frame, read_image
 from mixformerv2.model import checkpoint
 from mixformerv2.target import TemplateMemory
 from mixformerv2.tracker import Tracker
-from mixformerv2.video import Frame, read_image
 
 FRAMES = Path(__file__).parents[2] / "shared" / "data" / "otb" / "Crossing" / "img"
 NUM_FRAMES = 39

@@ -19,9 +19,10 @@ from test_tracker import BOX, RULES, STAY, Scripted, grey_frame, noise_frame
 import mixformerv2
 from mixformerv2 import MultiTracker, Tracker
 from mixformerv2.config import TrackerConfig
+from mixformerv2.images import Frame
 from mixformerv2.results import Result
 from mixformerv2.runtime.backend import Backend, Located, open_backend
-from mixformerv2.video import Frame, open_source
+from mixformerv2.video import open_source
 
 DEMO = Path(mixformerv2.__file__).parent / "demo" / "cup.mp4"
 NUM_FRAMES = 14

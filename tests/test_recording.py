@@ -14,12 +14,13 @@ import tiny
 import torch
 
 from mixformerv2 import recording
+from mixformerv2.images import Frame, read_image
 from mixformerv2.multitracker import MultiTracker
 from mixformerv2.recording import ContactSheet, Outputs, Summary, record, record_many
 from mixformerv2.results import read_results
 from mixformerv2.starts import Start
 from mixformerv2.tracker import Tracker
-from mixformerv2.video import Frame, FrameSource, open_source, read_image
+from mixformerv2.video import FrameSource, open_source
 
 NUM_FRAMES = 12
 BOX = tiny.square_box(0)

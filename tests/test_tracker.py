@@ -15,10 +15,11 @@ import torch
 
 from mixformerv2.config import Config, TrackerConfig
 from mixformerv2.geometry import CropWindow, iou, xywh_to_xyxy
+from mixformerv2.images import Frame
 from mixformerv2.results import Result
 from mixformerv2.runtime.backend import Backend, Located
 from mixformerv2.tracker import Tracker, track
-from mixformerv2.video import Frame, open_source
+from mixformerv2.video import open_source
 
 # A box of 16 px has a search window of 64 px at this factor, and these are the box's place in it.
 RULES = TrackerConfig(search_factor=4.0, update_interval=3, min_side_px=4.0, published_mapping=False)

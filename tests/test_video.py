@@ -15,9 +15,10 @@ import pytest
 from av.video.reformatter import Colorspace
 
 from mixformerv2 import video
+from mixformerv2.images import Frame, as_rgb_uint8, read_image
 from mixformerv2.overlay import COLOURS, OverlayVideo, draw
 from mixformerv2.results import Result
-from mixformerv2.video import Frame, as_rgb_uint8, open_source, read_image
+from mixformerv2.video import open_source
 
 TRACKING = Result((20.0, 30.0, 40.0, 20.0), 0.87, "tracking")
 NUM_FRAMES = 60

@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 
 from mixformerv2.config import Config, ModelConfig, TrackerConfig
+from mixformerv2.images import Frame
 from mixformerv2.model import checkpoint
 from mixformerv2.model.network import build
 from mixformerv2.overlay import OverlayVideo
-from mixformerv2.video import Frame
 
 MODEL = ModelConfig(dim=32, depth=2, heads=2, mlp_ratio=1.0, search_px=64, template_px=32, num_bins=16)
 CONFIG = Config(MODEL, TrackerConfig(update_interval=3, min_side_px=4.0, published_mapping=False))

@@ -10,11 +10,11 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from mixformerv2.config import DEFAULT_MODEL, TrackerConfig
+from mixformerv2.images import as_rgb_uint8
 from mixformerv2.results import Result
 from mixformerv2.runtime.backend import Backend
 from mixformerv2.target import RgbFrame, Target
 from mixformerv2.tracker import Tracker
-from mixformerv2.video import as_rgb_uint8
 
 
 class _Stack(NamedTuple):

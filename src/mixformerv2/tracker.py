@@ -12,10 +12,11 @@ from jaxtyping import UInt8
 
 from mixformerv2 import geometry
 from mixformerv2.config import DEFAULT_MODEL, TrackerConfig
+from mixformerv2.images import as_rgb_uint8, check_channels
 from mixformerv2.results import Result
 from mixformerv2.runtime.backend import Backend, open_backend
 from mixformerv2.target import Target
-from mixformerv2.video import FrameSource, as_rgb_uint8, check_channels, open_source
+from mixformerv2.video import FrameSource, open_source
 
 _NOT_STARTED = "the tracker has no object yet: call init(frame, box) before update(frame)"
 

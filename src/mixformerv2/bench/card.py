@@ -19,8 +19,8 @@ from mixformerv2.bench.table import (
     speed_cells,
     speed_table,
 )
+from mixformerv2.images import Frame
 from mixformerv2.results import PartialFile
-from mixformerv2.video import Frame
 
 _SCALE = 2  # drawn so many times larger, then made small: OpenCV's letters have rough edges
 _WIDTH_PX, _MARGIN_PX, _ROW_PX = 1200, 40, 30

@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 
 from mixformerv2 import geometry
-from mixformerv2.video import Frame, open_source
+from mixformerv2.images import Frame
+from mixformerv2.video import open_source
 
 MIN_FRAMES = 8
 

@@ -22,7 +22,7 @@ from mixformerv2.data.packing import Problem, Progress, name_of
 from mixformerv2.data.sequence import Sequence, Sequences
 from mixformerv2.data.shards import WHAT as PACKED_WHAT
 from mixformerv2.data.shards import incomplete_shards, is_packed, read_shards
-from mixformerv2.video import IMAGE_SUFFIXES
+from mixformerv2.images import IMAGE_SUFFIXES
 
 # How readers say that files are not there, as opposed to being wrong.
 _NOT_THERE = ("has no folder", "no frames in", "is missing", "does not exist", "are incomplete")

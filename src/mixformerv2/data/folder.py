@@ -17,8 +17,8 @@ from jaxtyping import Float, Int, UInt8
 
 from mixformerv2.data.sequence import LazySequences, Sequence, has_area
 from mixformerv2.data.video_frames import VIDEO_SUFFIXES, VideoFrames
+from mixformerv2.images import IMAGE_SUFFIXES, read_image
 from mixformerv2.results import COLUMNS, read_results
-from mixformerv2.video import IMAGE_SUFFIXES, read_image
 
 BOXES_SUFFIXES = (".txt", ".csv", ".jsonl")
 BOXES_NAMES = ("boxes", "groundtruth", "groundtruth_rect")

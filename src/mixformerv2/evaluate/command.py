@@ -49,8 +49,8 @@ import numpy as np
 from jaxtyping import UInt8
 
 from mixformerv2 import geometry
+from mixformerv2.images import as_rgb_uint8
 from mixformerv2.results import Result
-from mixformerv2.video import as_rgb_uint8
 
 PROTOCOL = 1
 ANSWER_S = 60.0

@@ -19,8 +19,8 @@ from mixformerv2.data.folder import find_clips, frames_of, read_boxes
 from mixformerv2.data.sequence import Frames, has_area
 from mixformerv2.data.video_frames import VIDEO_SUFFIXES
 from mixformerv2.evaluate.run import AnyTracker
+from mixformerv2.images import IMAGE_SUFFIXES
 from mixformerv2.results import Result, ResultFile
-from mixformerv2.video import IMAGE_SUFFIXES
 
 BOXES = "boxes.csv"
 COLUMNS = ("clip", "frame", "x", "y", "w", "h", "name")
