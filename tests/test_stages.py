@@ -339,12 +339,12 @@ def test_the_small_recipe_ends_in_four_blocks_of_ratio_1_taught_by_eight() -> No
 
 def test_the_shipped_sizes_come_out_of_our_own_recipes() -> None:
     compact_and_tiny = {stage.name: stage.target.model for stage in RECIPES["compact-and-tiny"]().stages}
-    for name, size in (("compact", "compact-224"), ("tiny", "tiny")):
+    for name, size in (("compact", "compact-224"), ("tiny", "tiny-224")):
         assert compact_and_tiny[name] == dataclasses.replace(PRESETS[size].model, num_bins=56)
     for stage in RECIPES["compact-from-labels"]().stages:
         assert (stage.target, stage.frozen_blocks) == (PRESETS["compact"], 4)
     six, four, settled = RECIPES["tiny-from-compact"]().stages
-    assert four.target == settled.target == PRESETS["tiny-144"]
+    assert four.target == settled.target == PRESETS["tiny"]
     assert [stage.trained_model.depth for stage in (six, four, settled)] == [8, 6, 4]
     assert {stage.teacher for stage in (six, four, settled)} == {"compact"}
     assert RECIPES["finetune"]().stages[0].start == DEFAULT_MODEL

@@ -485,9 +485,7 @@ def test_what_opencv_gives_at_the_end_of_a_video_is_named() -> None:
         started(Scripted()).update(None)
 
 
-@pytest.mark.parametrize(
-    "option", [{"model": "nonsense"}, {"precision": "int9"}, {"device": "cuda"}, {"threads": -5}], ids=str
-)
+@pytest.mark.parametrize("option", [{"precision": "int9"}, {"device": "cuda"}, {"threads": -5}], ids=str)
 def test_a_loaded_backend_takes_no_options_of_loading(option: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="a backend that is loaded has its own"):
         Tracker(backend=Scripted(), **option)

@@ -26,10 +26,11 @@ class Tracker:
 
     ``model`` is a shipped name, a folder made by ``mixformerv2 export`` or a ``.safetensors`` checkpoint. ``backend``
     is ``auto``, ``openvino``, ``onnxruntime`` or ``torch``, or a backend that another tracker has loaded
-    (``tracker.backend``), which costs nothing to share. ``precision`` is ``auto``, ``f32``, ``bf16``, ``f16`` or
-    ``int8``, as far as the backend has it here. ``channels`` is ``rgb``, or ``bgr`` for frames from OpenCV. ``config``
-    replaces the online rules that the model came with, all of them: to change one,
-    ``tracker.config = dataclasses.replace(tracker.config, lost_threshold=0.3)`` before ``init``.
+    (``tracker.backend``), which costs nothing to share and brings its own model, whatever ``model`` says.
+    ``precision`` is ``auto``, ``f32``, ``bf16``, ``f16`` or ``int8``, as far as the backend has it here. ``channels``
+    is ``rgb``, or ``bgr`` for frames from OpenCV. ``config`` replaces the online rules that the model came with, all
+    of them: to change one, ``tracker.config = dataclasses.replace(tracker.config, lost_threshold=0.3)`` before
+    ``init``.
 
     ``init`` may be called again for the next video or another object.
     Raises ValueError or an OSError with one sentence where the model or an option is wrong.
@@ -48,10 +49,10 @@ class Tracker:
         check_channels(channels)
         if isinstance(backend, str):
             backend = open_backend(model, backend, precision, device, threads)
-        elif (model, precision, device, threads) != (DEFAULT_MODEL, "auto", "auto", None):
+        elif (precision, device, threads) != ("auto", "auto", None):
             raise ValueError(
-                "a backend that is loaded has its own model, precision, device and threads: leave these options out, "
-                "or give the backend by name"
+                "a backend that is loaded has its own precision, device and threads: leave these options out, or give "
+                "the backend by name"
             )
         self.backend = backend
         self.config = config or backend.config.tracker

@@ -111,14 +111,14 @@ def compact_from_labels() -> Recipe:
 
 
 def tiny_from_compact() -> Recipe:
-    """``tiny-144`` from the shipped ``compact``: MLPs of a quarter at once, then half of its blocks, two at a time.
+    """``tiny`` from the shipped ``compact``: MLPs of a quarter at once, then half of its blocks, two at a time.
 
     The blocks that go are those that are missed least, of the six again; narrower MLPs cost little from the start.
 
     ``mixformerv2 train tiny-from-compact --data DIR --output DIR``, with the data of ``compact-from-labels``. Two CPU
     cores; hours and score are in ``docs/training-runs.md``.
     """
-    tiny = preset("tiny-144")
+    tiny = preset("tiny")
     optim = OptimConfig(
         lr=2e-4, trunk_lr=4e-5, fresh_lr=8e-5, clip_norm=1.0, warmup_samples=1_600, schedule="constant"
     )
@@ -252,12 +252,12 @@ _OUR_SAMPLES = Samples(teacher=2_000_000, sparse=2_000_000, fade=300_000, shallo
 
 
 def compact_and_tiny() -> Recipe:
-    """Our models: MixViT-S from the ViT-S, 12 sparse blocks, 8 (``compact``), 4 with MLP ratio 1 (``tiny``).
+    """Our models: MixViT-S from the ViT-S, 12 sparse blocks, 8, 4 with MLP ratio 1; at 224 px.
 
     ``mixformerv2 train compact-and-tiny --data DIR --output DIR --device cuda --set data.chunk=256``. For one large
     GPU; hours and score are not measured yet.
     """
-    compact, tiny = (sized(preset(name), num_bins=56) for name in ("compact-224", "tiny"))
+    compact, tiny = (sized(preset(name), num_bins=56) for name in ("compact-224", "tiny-224"))
     settings: dict[str, Any] = {
         # Examples without their target teach the score head alone.
         "data": DataConfig(SampleConfig(weights={"coco": 0.8, "got10k": 0.2}, absent_share=0.0), chunk=64),
