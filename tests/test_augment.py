@@ -31,6 +31,7 @@ def as_they_are(b: int, **changes: Any) -> Degradation:
         "saturation": np.ones(b),
         "contrast": np.ones(b),
         "gain": np.ones((b, 3)),
+        "shade": np.tile([0.0, 0.0, 0.1, 0.0], (b, 1)),
         "blur": np.zeros((b, 3)),
         "coarser": np.ones(b),
         "noise": np.zeros(b),
@@ -45,16 +46,29 @@ def test_a_config_of_zeros_leaves_every_picture_as_it_is() -> None:
     torch.testing.assert_close(augment.degrade(images, how, generator()), images, rtol=0, atol=1e-3)
 
 
+def test_a_shade_darkens_one_side_of_its_edge() -> None:
+    images = torch.full((2, 3, 32, 32), 100.0)
+    shade = np.array([[0.0, 0.0, 0.02, np.log(0.5)], [np.pi / 2, 0.25, 0.02, np.log(2.0)]])
+    ours = augment.degrade(images, as_they_are(2, shade=shade), generator())
+    torch.testing.assert_close(ours[0, :, :, :14], torch.full((3, 32, 14), 100.0), atol=1, rtol=0)
+    torch.testing.assert_close(ours[0, :, :, 18:], torch.full((3, 32, 14), 50.0), atol=1, rtol=0)
+    torch.testing.assert_close(ours[1, :, :22], torch.full((3, 22, 32), 100.0), atol=2, rtol=0)
+    torch.testing.assert_close(ours[1, :, 26:], torch.full((3, 6, 32), 200.0), atol=2, rtol=0)
+
+
 def test_each_degradation_happens_as_often_and_as_far_as_asked() -> None:
     b = 20000
-    how = augment.draw(np.arange(b) < b // 10, DegradeConfig(), np.random.default_rng(0))
+    config = DegradeConfig(shade_share=0.2)
+    how = augment.draw(np.arange(b) < b // 10, config, np.random.default_rng(0))
     for happened, share in (
+        (how.shade[:, 3] != 0, 0.2),
         (how.blur[:, 2] > 0, 0.3),
         (how.coarser > 1, 0.2),
         (how.noise > 0, 0.3),
         (how.quality > 0, 0.3),
     ):
         assert abs(happened.mean() - share) < 0.02
+    assert abs(how.shade[how.shade[:, 3] != 0, 3].std() - 0.5) < 0.02
     assert how.blur[:, 1].max() <= 5 and how.blur[:, 2].max() <= 1.5
     assert set(how.coarser) == {1, 1.5, 2, 3}
     assert 11 < how.noise.max() <= 12

@@ -128,6 +128,18 @@ def test_a_boxes_file_that_is_wrong_is_refused_in_one_sentence(
 # Folders
 
 
+def test_of_frames_that_a_tracker_lost_or_nobody_names_nothing_is_known(tmp_path: Path) -> None:
+    write_images(tmp_path / "followed", [f"{number}.png" for number in range(3)])
+    results = "frame,x,y,w,h,score,state\n0,1,1,5,5,1,tracking\n1,0,0,0,0,0.1,lost\n"
+    (tmp_path / "followed.csv").write_text(results)
+    write_images(tmp_path / "named", [f"{number}.png" for number in range(3)])
+    (tmp_path / "named.csv").write_text("frame,x,y,w,h\n0,1,1,5,5\n1,0,0,0,0\n")
+    followed, named = read_folder(tmp_path)
+    assert followed.absent.tolist() == named.absent.tolist() == [False, True, True]
+    assert followed.lacking.tolist() == [False, False, False]
+    assert named.lacking.tolist() == [False, True, False]
+
+
 def test_images_are_in_natural_order_and_their_boxes_inside_or_beside_the_folder(tmp_path: Path) -> None:
     write_images(tmp_path / "dog", ["frame_2.png", "frame_10.png", "frame_11.png"])
     (tmp_path / "dog" / "._frame_2.png").write_bytes(b"a Mac leaves these")

@@ -21,7 +21,7 @@ from painted import DAYLIGHT, Outlines, stills, video
 from torch.utils.data import dataloader
 
 from mixformerv2.data.loader import DataConfig, Loader
-from mixformerv2.data.memory import estimate_gigabytes
+from mixformerv2.data.memory import Decoded, estimate_gigabytes
 from mixformerv2.data.pairs import Batch
 from mixformerv2.data.sampler import SampleConfig
 from mixformerv2.data.sequence import ImageFiles, LazySequences, Sequence
@@ -278,6 +278,16 @@ def test_the_memory_needed_is_told_from_a_few_frames() -> None:
     datasets = {"clips": [video(50), video(100)], "stills": stills(200)}
     assert estimate_gigabytes(datasets) == pytest.approx(350 * 48 * 40 * 4 / 1e9)
     assert estimate_gigabytes(datasets, 24) == pytest.approx(350 * 24 * 20 * 4 / 1e9)
+
+
+def test_frames_of_which_nothing_is_known_take_no_memory() -> None:
+    flags = np.arange(50) >= 20
+    clip = video(50)
+    boxes_frame = np.where(flags[:, None], np.nan, clip.boxes_frame)
+    clip = dataclasses.replace(clip, boxes_frame=boxes_frame, absent=flags, unknown=flags)
+    assert estimate_gigabytes({"clips": [clip]}) == pytest.approx(20 * 48 * 40 * 4 / 1e9)
+    held = Decoded.load({"clips": [clip]}, torch.device("cpu"))
+    assert (held.rows >= 0).tolist() == (~flags).tolist() and not held.unreadable
 
 
 def test_frames_that_do_not_fit_into_memory_are_refused_before_they_are_decoded(

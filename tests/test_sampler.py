@@ -214,6 +214,15 @@ def test_frames_that_nobody_annotated_are_no_negatives() -> None:
     assert set(targets(plan)[plan.frames[:, :, TARGET, 1] == 0]) == {0}
 
 
+def test_frames_of_which_nothing_is_known_are_in_no_example() -> None:
+    unknown = np.isin(np.arange(20), [5, 6, 7])
+    sequence = dataclasses.replace(video(20, absent=[5, 6, 7, 8]), unknown=unknown)
+    config = SampleConfig({"videos": 1}, absent_share=0.5, other_sequence_share=0.0)
+    plan = draw([sequence], 300, config)
+    assert set(targets(plan).ravel()) == set(range(20)) - {5, 6, 7}
+    assert set(plan.frames[~plan.present, -1, TARGET, 2].tolist()) == {8}
+
+
 def test_a_single_still_gives_examples_with_its_target_alone() -> None:
     plan = draw([still(0)], 50, SampleConfig({"videos": 1}, absent_share=0.5))
     assert plan.present.all()

@@ -73,6 +73,7 @@ def samples_of(shard: Path) -> list[dict[str, Any]]:
 
 def test_a_packed_sequence_is_the_sequence(tmp_path: Path) -> None:
     flags = {"occluded": np.array([0, 1, 0, 0], bool), "out_of_view": np.array([0, 0, 0, 1], bool)}
+    flags["unknown"] = np.zeros(4, bool)
     original = make_sequence(tmp_path / "Jogging.1", **flags, masks=LeftHalf())
     packed = pack({"otb": [original]}, tmp_path / "packed")
     assert (packed.sequences, packed.frames, packed.shards, packed.problems) == (1, 4, 1, ())
@@ -82,7 +83,7 @@ def test_a_packed_sequence_is_the_sequence(tmp_path: Path) -> None:
     assert sequences.names == ("Jogging.1",)
     (sequence,) = sequences
     assert isinstance(sequence.frames, Frames) and isinstance(sequence.masks, Masks)
-    for column in ("boxes_frame", "absent", "occluded", "out_of_view"):
+    for column in ("boxes_frame", "absent", "occluded", "out_of_view", "unknown"):
         assert np.array_equal(getattr(sequence, column), getattr(original, column), equal_nan=True), column
     for index in (3, 0, 2, 1):
         assert np.array_equal(sequence.frame(index), original.frame(index))
@@ -216,6 +217,7 @@ def test_the_webdataset_package_streams_a_shard(tmp_path: Path) -> None:
         "absent": False,
         "occluded": True,
         "out_of_view": None,
+        "unknown": None,
         "width": 32,
         "height": 24,
     }

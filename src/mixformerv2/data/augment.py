@@ -54,6 +54,10 @@ class DegradeConfig:
     """deviation of the factor's log"""
     tint: float = 0.04
     """likewise, channel by channel"""
+    shade_share: float = 0.0
+    """a part in another light than the rest: the shadow of a bridge, the sun through leaves"""
+    shade: float = 0.5
+    """deviation of the log of its brightness over the rest's"""
     blur_share: float = 0.3
     motion_px: float = 5.0
     """longest half-length of the line a point is drawn out to; the object is about 50 px wide"""
@@ -70,11 +74,18 @@ class DegradeConfig:
     """lowest and highest, on the scale of 1 to 100 that libjpeg uses"""
 
     def __post_init__(self) -> None:
-        for name in ("grey_share", "blur_share", "low_resolution_share", "noise_share", "jpeg_share"):
+        for name in (
+            "grey_share",
+            "shade_share",
+            "blur_share",
+            "low_resolution_share",
+            "noise_share",
+            "jpeg_share",
+        ):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} must be in [0, 1], got {getattr(self, name)}")
         for name in (
-            *("saturation", "contrast", "brightness", "tint"),
+            *("saturation", "contrast", "brightness", "tint", "shade"),
             *("motion_px", "defocus_px", "noise_levels"),
         ):
             if not getattr(self, name) >= 0:
@@ -96,6 +107,9 @@ class Degradation(NamedTuple):
     saturation: Float[np.ndarray, " b"]  # factor
     contrast: Float[np.ndarray, " b"]  # factor
     gain: Float[np.ndarray, "b 3"]  # factor, channel by channel
+    shade: Float[
+        np.ndarray, "b 4"
+    ]  # direction in radians, its edge and the edge's width in sides, log; log 0: none
     blur: Float[np.ndarray, "b 3"]  # direction in radians, half-length and radius px; radius 0: none
     coarser: Float[np.ndarray, " b"]  # factor of resolution; 1: none
     noise: Float[np.ndarray, " b"]  # deviation in levels; 0: none
@@ -112,12 +126,15 @@ def draw(grey: Bool[np.ndarray, " b"], config: DegradeConfig, rng: np.random.Gen
     tint = rng.normal(0, config.tint, (b, 3)) * ~grey[:, None]
     blur = rng.uniform(0, [math.pi, config.motion_px, 0], (b, 3))
     blur[:, 2] = rng.uniform(_SHARP_PX, max(_SHARP_PX, config.defocus_px), b) * some(config.blur_share)
+    shade = rng.uniform((0, -0.35, 0.02, 0), (2 * math.pi, 0.35, 0.3, 0), (b, 4))
+    shade[:, 3] = rng.normal(0, config.shade, b) * some(config.shade_share)
     low, high = config.jpeg_quality
     return Degradation(
         grey,
         saturation=np.clip(1 + rng.normal(0, config.saturation, b), 0, 2) * ~grey,
         contrast=np.exp(rng.normal(0, config.contrast, b)),
         gain=np.exp(rng.normal(0, config.brightness, (b, 1)) + tint),
+        shade=shade,
         blur=blur,
         coarser=np.where(
             some(config.low_resolution_share), rng.choice(config.low_resolution_factors, b), 1.0
@@ -133,6 +150,9 @@ def degrade(images: Images, how: Degradation, generator: torch.Generator) -> Ima
     Sides must be multiples of 8 where `how` has JPEG.
     """
     images = relight(images, how)
+    if how.shade[:, 3].any():
+        part = _rows(how.shade[:, 3] != 0, images)
+        images[part] = shaded(images[part], _send(how.shade[how.shade[:, 3] != 0], images))
     for part, kernels in _blurred(how.blur, images):
         images[part] = convolve(images[part], kernels)
     for factor in np.unique(how.coarser[how.coarser > 1]):
@@ -158,6 +178,15 @@ def relight(images: Images, how: Degradation) -> Images:
     flat = images.reshape(b, 3, side * side)
     lift = lift * flat.mean(dim=(1, 2), keepdim=True)
     return torch.baddbmm(lift, _send(mix, images), flat).clamp_(0, 255).view_as(images)
+
+
+def shaded(images: Images, shade: Float[Tensor, "b 4"]) -> Images:
+    """One side of a straight edge brighter or darker than the other, with a soft passage."""
+    angle, edge, width, log = shade[:, :, None, None].unbind(1)
+    line = (torch.arange(images.shape[-1], device=images.device) + 0.5) / images.shape[-1] - 0.5
+    across = line * angle.cos() + line[:, None] * angle.sin()
+    gain = torch.exp(log * torch.sigmoid((across - edge) * 4 / width))
+    return (images * gain[:, None]).clamp_(0, 255)
 
 
 def _blurred(

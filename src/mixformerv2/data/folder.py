@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float, Int, UInt8
+from jaxtyping import Bool, Float, Int, UInt8
 
 from mixformerv2.data.sequence import LazySequences, Sequence, has_area
 from mixformerv2.data.video_frames import VIDEO_SUFFIXES, VideoFrames
@@ -34,6 +34,8 @@ class Boxes(NamedTuple):
     """xyxy, frame px, float64; nan where there is no box, one without area, or the target is called lost"""
     frames: Int[np.ndarray, " rows"] | None
     """which frame each row belongs to, from 0; None where the rows are all frames in their order"""
+    unsure: bool = False
+    """whether a row without a box is a tracker's that was not sure, and so says nothing"""
 
     def of_frames(self, num_frames: int) -> Float[np.ndarray, "frames 4"]:
         """One box a frame; a file that does not name its frames gives as many as it has."""
@@ -42,6 +44,14 @@ class Boxes(NamedTuple):
         boxes_frame = np.full((num_frames, 4), np.nan)
         boxes_frame[self.frames] = self.rows_frame
         return boxes_frame
+
+    def unknown(self, num_frames: int) -> Bool[np.ndarray, " frames"] | None:
+        """Of which frames nothing is said; None for a file that has a row for each."""
+        if self.frames is None:
+            return None
+        unknown = np.ones(num_frames, bool)
+        unknown[self.frames] = self.unsure & ~has_area(self.rows_frame)
+        return unknown
 
 
 class Clip(NamedTuple):
@@ -94,10 +104,12 @@ def read_boxes(path: Path) -> Boxes:
     """The boxes of a clip, in rows `x,y,w,h` parted by commas, tabs or spaces; the first pixel is from 0 to 1.
 
     Rows are one a frame, or name their frame, from 0: in a results file of `mixformerv2 track` (.csv, .jsonl) or
-    under a header `frame,x,y,w,h`. Frames that are not named have no box.
+    under a header `frame,x,y,w,h`. Of frames that are not named, or lost to the tracker whose results they are, nothing
+    is known.
     Raises ValueError naming the line that is wrong, or if boxes are fractions of the picture.
     """
-    frames, rows_xywh = _results_rows(path) if _is_results(path) else _table_rows(path)
+    of_tracker = _is_results(path)
+    frames, rows_xywh = _results_rows(path) if of_tracker else _table_rows(path)
     if frames is not None and (len(np.unique(frames)) != len(frames) or frames.min(initial=0) < 0):
         raise ValueError(f"{path} must give each frame once, counted from 0")
     rows_frame = np.concatenate([rows_xywh[:, :2], rows_xywh[:, :2] + rows_xywh[:, 2:]], axis=1)
@@ -105,7 +117,7 @@ def read_boxes(path: Path) -> Boxes:
     largest = np.nanmax(rows_frame, initial=-np.inf)
     if 0 < largest <= 1:
         raise ValueError(f"{path} must hold boxes in pixels, got fractions: no edge lies beyond {largest:g}")
-    return Boxes(rows_frame, frames)
+    return Boxes(rows_frame, frames, of_tracker)
 
 
 @dataclass(frozen=True)
@@ -183,7 +195,8 @@ def _read_clip(clips: dict[str, Clip], name: str) -> Sequence:
     if boxes.frames is not None and last >= len(frames):
         raise ValueError(f"{files[0]} has a box for frame {last}, but {pictures} has {len(frames)} frames")
     boxes_frame = boxes.of_frames(len(frames))
-    return Sequence(name, frames, boxes_frame, absent=~has_area(boxes_frame))
+    unknown = boxes.unknown(len(frames))
+    return Sequence(name, frames, boxes_frame, absent=~has_area(boxes_frame), unknown=unknown)
 
 
 def _is_results(path: Path) -> bool:

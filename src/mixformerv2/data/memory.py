@@ -1,4 +1,4 @@
-"""All frames of some datasets, decoded once."""
+"""The frames of some datasets, decoded once."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ from typing import NamedTuple, TypeVar
 
 import numpy as np
 import torch
-from jaxtyping import Int64, UInt8
+from jaxtyping import Bool, Int64, UInt8
 
 from mixformerv2.data.bank import ImageBank, read_rgbm, shrink
 from mixformerv2.data.sampler import Datasets
+from mixformerv2.data.sequence import Sequence
 
 T = TypeVar("T")
 _PROBED = 20  # sequences of a dataset from which its size is told
@@ -25,7 +26,8 @@ class Decoded:
 
     bank: ImageBank
     rows: Int64[np.ndarray, " frames"]
-    """in the bank, of all frames of all datasets; -1 where one could not be read"""
+    """in the bank, of all frames of all datasets; -1 where one is not held: of it nothing is known, or it could not be
+    read"""
     first_frame: Int64[np.ndarray, " sequences"]
     """of each sequence of all datasets, in `rows`; -1 if it could not be opened"""
     first_sequence: dict[str, int]
@@ -57,8 +59,9 @@ class Decoded:
             for frames in _in_threads(threads, lambda at: _decode(datasets, *at, max_side_px), references):
                 first_frame.append(len(rows) if frames else -1)
                 for frame in frames:
-                    if isinstance(frame, str):
-                        unreadable[len(rows)] = frame
+                    if not isinstance(frame, _Frame):
+                        if frame is not None:
+                            unreadable[len(rows)] = frame
                         rows.append(-1)
                         continue
                     rows.append(len(frame_sizes))
@@ -83,14 +86,19 @@ class _Frame(NamedTuple):
     size: tuple[int, int]  # width, height before it was shrunk
 
 
-def _decode(datasets: Datasets, name: str, index: int, max_side_px: int | None) -> list[_Frame | str]:
-    """The frames of a sequence; the place of one that cannot be read. None of a sequence that cannot be opened."""
+def _decode(datasets: Datasets, name: str, index: int, max_side_px: int | None) -> list[_Frame | str | None]:
+    """The frames of a sequence; the place of one that cannot be read; None where nothing is known of the target, for
+    no example is made of it. Empty for a sequence that cannot be opened.
+    """
     try:
         sequence = datasets[name][index]
     except ValueError:
         return []  # the sampler counts it whenever it is drawn
-    frames: list[_Frame | str] = []
-    for number in range(len(sequence)):
+    frames: list[_Frame | str | None] = []
+    for number, known in enumerate(_is_known(sequence)):
+        if not known:
+            frames.append(None)
+            continue
         try:
             rgbm = read_rgbm(sequence, number)
         except ValueError:
@@ -129,7 +137,11 @@ def _bytes(datasets: Datasets, name: str, index: int, max_side_px: int | None) -
     except ValueError:
         return None  # what cannot be read is counted later
     scale = 1.0 if max_side_px is None else min(max_side_px / max(height, width), 1.0)
-    return 4.0 * len(sequence) * height * width * scale**2
+    return 4.0 * int(_is_known(sequence).sum()) * height * width * scale**2
+
+
+def _is_known(sequence: Sequence) -> Bool[np.ndarray, " frames"]:
+    return ~sequence.absent | sequence.lacking
 
 
 def _check_size(datasets: Datasets, max_side_px: int | None, max_gigabytes: float) -> None:

@@ -322,6 +322,7 @@ class _Writer:
             "absent": bool(sequence.absent[frame] or not has_area(box)),
             "occluded": None if sequence.occluded is None else bool(sequence.occluded[frame]),
             "out_of_view": None if sequence.out_of_view is None else bool(sequence.out_of_view[frame]),
+            "unknown": None if sequence.unknown is None else bool(sequence.unknown[frame]),
         }
         width, height = sample.size
         told = {"dataset": self._key, "sequence": sequence.name, **facts, "width": width, "height": height}

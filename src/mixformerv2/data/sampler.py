@@ -205,7 +205,7 @@ class Sampler:
         with np.errstate(invalid="ignore"):
             large = sides.prod(axis=1) >= self.config.min_side_px**2
         visible = np.flatnonzero(~sequence.absent & has_area(sequence.boxes_frame) & large)
-        absent = np.flatnonzero(sequence.absent)
+        absent = np.flatnonzero(sequence.lacking)
         if len(absent) > len(sequence) / 2:
             absent = absent[:0]  # more likely frames nobody has annotated
         known = self._kept[key] = _Known(dataset, index, sequence, visible, absent)

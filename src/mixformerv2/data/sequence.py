@@ -138,6 +138,8 @@ class Sequence:
     """target outside the picture; None where the dataset does not say"""
     masks: Masks | None = None
     """None where only boxes are annotated"""
+    unknown: Bool[np.ndarray, " frames"] | None = None
+    """of absent frames, those of which nobody says whether they show the target; None where each is annotated"""
 
     def __post_init__(self) -> None:
         rows = {
@@ -145,6 +147,7 @@ class Sequence:
             "absence flags": self.absent,
             "occlusion flags": self.occluded,
             "out-of-view flags": self.out_of_view,
+            "unknown flags": self.unknown,
         }
         for what, per_frame in rows.items():
             if per_frame is not None and len(per_frame) != len(self.frames):
@@ -160,6 +163,11 @@ class Sequence:
 
     def __len__(self) -> int:
         return len(self.frames)
+
+    @property
+    def lacking(self) -> Bool[np.ndarray, " frames"]:
+        """Frames that are known to lack the target."""
+        return self.absent if self.unknown is None else self.absent & ~self.unknown
 
     def frame(self, index: int) -> UInt8[np.ndarray, "h w 3"]:
         """RGB. Raises ValueError, naming the file, if it cannot be read."""

@@ -174,8 +174,8 @@ def _load_sequence(index: _Index, key: str, name: str) -> Sequence:
     columns = json.loads(index.lines[key][name].rstrip(b","))
     url = f"{index.root}/{columns['shard']}"
     flags = {
-        which: None if columns[which] is None else np.array(columns[which], bool)
-        for which in ("occluded", "out_of_view")
+        which: None if columns.get(which) is None else np.array(columns[which], bool)
+        for which in ("occluded", "out_of_view", "unknown")
     }
     return Sequence(
         name,

@@ -78,6 +78,7 @@ def cut(sequence: Sequence, first: int, end: int) -> Sequence:
         sequence.absent[first:end],
         part(sequence.occluded),
         part(sequence.out_of_view),
+        unknown=part(sequence.unknown),
     )
 
 
