@@ -46,6 +46,10 @@ def test_rows_of_mot_challenge_count_frames_and_pixels_from_1(tmp_path: Path, re
         (HEADER, "must begin with the line frame,id,x,y,w,h and have a row for each target"),
         ("0,1,10,20,30,40\n", "must begin with the line .*; got '0,1,10,20,30,40'"),
         ("x,y,w,h\n1,2,3,4\n", "must begin with the line"),
+        (
+            "frame,x,y,w,h,score,state\n0,1,2,3,4,1,tracking\n",
+            "must begin with the line .*; got 'frame,x,y,w,h",
+        ),
         (HEADER + "0,1,10,20,30\n", "line 2 must hold frame,id,x,y,w,h, got '0,1,10,20,30'"),
         (HEADER + "0,1,10,20,30,40\n0,2,a,20,30,40\n", "line 3 must hold"),
         (HEADER + "\n0.5,1,10,20,30,40\n", "line 3 must hold"),

@@ -35,7 +35,7 @@ def read_starts(path: str | Path) -> list[Start]:
     if header == _HEADER:
         numbered = {number: line for number, line in enumerate(lines[1:], 2) if line.strip()}
         rows = {number: _from_line(path, number, line) for number, line in numbered.items()}
-    elif len(header.split(",")) > len(COLUMNS):
+    elif len(header.split(",")) > len(COLUMNS) and not header.startswith("frame,"):  # which results do
         rows = {}
         for number, row in enumerate(read_results(path, "mot"), 1):
             assert row.id is not None, "rows of MOT have ids"
