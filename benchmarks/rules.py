@@ -88,7 +88,9 @@ def main() -> None:
     given = parser.parse_args()
     first, sequences = _opened(given.model, given.precision, given.root)
     precision, own = first.backend.precision, dataclasses.asdict(first.config)
-    changes = [row for row in CHANGES if not row[1] or any(own[key] != value for key, value in row[1].items())]
+    changes = [
+        row for row in CHANGES if not row[1] or any(own[key] != value for key, value in row[1].items())
+    ]
     jobs = [
         Job(given.model, precision, given.root, tuple(change.items()), index)
         for _, change in changes
@@ -110,7 +112,9 @@ def write_part(path: Path, heading: str, text: str) -> None:
     """Puts the table under its heading, in place of what stands there."""
     parts = path.read_text("utf-8").split("\n## ") if path.exists() else ["# Online rules\n"]
     kept = [part for part in parts if f"## {part}".split("\n")[0] != heading]
-    path.write_text("\n## ".join([*(part.rstrip() + "\n" for part in kept), f"{heading[3:]}\n\n{text}\n"]), "utf-8")
+    path.write_text(
+        "\n## ".join([*(part.rstrip() + "\n" for part in kept), f"{heading[3:]}\n\n{text}\n"]), "utf-8"
+    )
 
 
 if __name__ == "__main__":

@@ -25,6 +25,7 @@ ALLOWED: dict[str, set[str]] = {
     "images": set(),
     "video": {"images"},
     "overlay": {"results", "images"},
+    "rulers": {"results", "images"},
     "data": {"geometry", "results", "images", "video"},
     "model": {"geometry", "config"},
     "distill": {"geometry", "config", "model"},

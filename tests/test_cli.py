@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import cv2
+import numpy as np
 import pytest
 import safetensors.torch
 import test_checkpoint
@@ -29,7 +30,9 @@ from rich.console import Console
 
 from mixformerv2 import cli, recording
 from mixformerv2.cli import app
+from mixformerv2.images import read_image
 from mixformerv2.results import read_results
+from mixformerv2.rulers import with_rulers
 from mixformerv2.runtime import backend
 from mixformerv2.video import open_source
 
@@ -101,6 +104,22 @@ def test_track_writes_a_video_and_results_and_says_where(track: Run, home: Path)
     assert rows[0].result.box == tiny.square_box(0)
     with open_source("out.mp4") as frames:
         assert sum(1 for _ in frames) == NUM_FRAMES
+
+
+def test_a_frame_is_drawn_with_rulers_instead_of_tracking(run: Run, home: Path) -> None:
+    ran = run("track", "clip.mp4", "--start-frame", "1", "--rulers", "frame.png")
+    assert ran.code == 0, ran
+    assert ran.out.splitlines() == ["frame 1 of clip.mp4, its pixels numbered: frame.png"]
+    with open_source("clip.mp4", 1) as frames:
+        assert np.array_equal(read_image("frame.png"), with_rulers(next(iter(frames))))
+    again = ("track", "clip.mp4", "--rulers", "frame.png")
+    assert_refused(run(*again), "frame.png exists already")
+    assert_refused(run(*again, "--box", "1,2,3,4"), "leave out --box and --boxes")
+    assert_refused(
+        run("track", "clip.mp4", "--rulers", "frame.mp4"), "must end in .png or .jpg, got frame.mp4"
+    )
+    assert run(*again, "--overwrite").code == 0
+    assert sorted(content(home)) == ["clip.mp4", "frame.png", "model.safetensors"]
 
 
 def test_brackets_in_the_name_of_a_file_are_no_markup(track: Run, home: Path) -> None:

@@ -76,6 +76,13 @@ def track_verb(
         ),
     ] = None,
     start_frame: Annotated[int, typer.Option(help="Frame that the box belongs to, from 0.")] = 0,
+    rulers: Annotated[
+        Path | None,
+        typer.Option(
+            help="Instead of tracking: a picture (.png, .jpg) of the start frame with its pixels numbered, to read a "
+            "box off."
+        ),
+    ] = None,
     output: Annotated[Path | None, typer.Option(help="Overlay video to write (.mp4, .mov, .mkv).")] = None,
     results: Annotated[
         Path | None, typer.Option(help="Boxes to write: .csv, .jsonl, .txt or .mot.txt.")
@@ -96,8 +103,16 @@ def track_verb(
     from mixformerv2.starts import read_starts
     from mixformerv2.tracker import Tracker
 
+    if rulers is not None:
+        if box is not None or boxes is not None:
+            raise ValueError("--rulers draws a frame to read a box off: leave out --box and --boxes")
+        _draw_rulers(source, start_frame, rulers, overwrite)
+        return
     if (box is None) == (boxes is None):
-        raise ValueError("give --box x,y,w,h for one object, or --boxes FILE for many, and not both")
+        raise ValueError(
+            "give --box x,y,w,h for one object, or --boxes FILE for many, and not both; --rulers frame.png draws the "
+            "first frame with its pixels numbered, to read them off"
+        )
     if boxes is not None and start_frame:
         raise ValueError(
             f"--start-frame {start_frame} belongs to --box: the rows of --boxes name their frames"
@@ -117,6 +132,15 @@ def track_verb(
         with _progress() as progress:
             summary = record_many(source, starts, tracker, outputs, progress)
     _report(summary, tracker, outputs)
+
+
+def _draw_rulers(source: str, start_frame: int, picture: Path, overwrite: bool) -> None:
+    from mixformerv2.rulers import write_with_rulers
+    from mixformerv2.video import open_source
+
+    with open_source(source, start_frame) as frames:
+        write_with_rulers(next(iter(frames)), picture, overwrite)
+    say(f"frame {start_frame} of {source}, its pixels numbered: {picture}")
 
 
 def _stem(source: str) -> str:
