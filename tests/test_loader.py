@@ -81,6 +81,31 @@ def test_templates_are_dimmed_around_their_boxes_for_a_network_that_wants_it(dat
     assert not torch.equal(plain.online, marked.online)
 
 
+def test_an_online_template_marks_the_box_it_was_cut_around_wherever_the_target_lies(datasets: Any) -> None:
+    views = dataclasses.replace(
+        CONFIG.views, online_deviation=0.2, online_scale_jitter=0.35, online_aspect_jitter=0.25
+    )
+    sample = dataclasses.replace(CONFIG.sample, absent_share=0.0)
+    config = dataclasses.replace(CONFIG, views=views, sample=sample)
+    sizes = {"search_px": 64, "template_px": 96}
+    plain, marked = (
+        Batch.join(list(make(datasets, config, template_surround=surround, **sizes).chunks(range(6))))
+        for surround in (1.0, 0.5)
+    )
+    shapes = []
+    for before, after in zip(plain.online[:, 0], marked.online[:, 0], strict=True):
+        bright = ((before == after) & (before > 1)).any(dim=2)
+        if bright[0].any():  # nothing of the target in sight: not marked
+            continue
+        rows, columns = (bright.any(dim=dim).nonzero()[:, 0] for dim in (1, 0))
+        low, high = (torch.stack([edge(columns), edge(rows)]) for edge in (torch.min, torch.max))
+        assert ((low + high + 1) / 2 - 48).abs().max() <= 1
+        width, height = (high - low + 1).tolist()
+        assert abs((width * height) ** 0.5 - 48) < 1.5
+        shapes.append(width / height)
+    assert len(shapes) > len(plain.online) / 2 and np.std(np.log(shapes)) > 0.1
+
+
 def damage(sequence: Sequence, index: int) -> str:
     """Overwrites the frame; its path."""
     path = Path(sequence.frames.place(index))

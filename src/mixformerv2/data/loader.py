@@ -84,7 +84,9 @@ class Loader:
         )
         self.marking = None
         if template_surround < 1:
-            self.marking = Marking(template_surround, config.views.online_deviation)
+            self.marking = Marking(
+                template_surround, 1 / config.views.template_factor, config.views.online_aspect_jitter
+            )
         self.device = torch.device(device)
         self.workers = workers
         self.in_memory = in_memory

@@ -57,9 +57,8 @@ class Marking(NamedTuple):
     """How templates show which box is meant."""
 
     brightness: float  # of what lies around it
-    deviation: (
-        float  # of the sides that online templates mark, in target sides: the tracker's own are a little off
-    )
+    side_unit: float  # of the box that a template's window was laid around; sides are square roots of areas
+    aspect_jitter: float  # deviation of the log of width over height of that box in online templates
 
 
 @torch.no_grad()
@@ -116,10 +115,17 @@ def _marked(
     marking: Marking,
     rng: np.random.Generator,
 ) -> UInt8[Tensor, "n side side 3"]:
-    """Templates that are darker around their boxes; one that shows nothing of its target stays as it is."""
+    """Templates that are darker around their boxes; one that shows nothing of its target stays as it is.
+
+    An online template marks what a tracker does: the box that its window was laid around, right or wrong.
+    """
     boxes, visible = boxes_of_masks(masks)
-    off = rng.normal(0, marking.deviation, (len(masks), 4)) * online[:, None]
-    boxes = boxes + send(off, boxes.device, torch.float32) * (boxes[:, 2:] - boxes[:, :2]).repeat(1, 2)
+    off = send(rng.normal(0, marking.aspect_jitter, len(masks)), boxes.device, torch.float32)
+    width, height = (boxes[:, 2:] - boxes[:, :2]).clamp(min=1e-6).unbind(1)
+    stretch = torch.exp((torch.log(width / height) + off) / 2)
+    half = torch.stack([stretch, 1 / stretch], dim=1) * marking.side_unit / 2
+    laid = torch.cat([0.5 - half, 0.5 + half], dim=1)
+    boxes = torch.where(send(online, boxes.device)[:, None], laid, boxes)
     whole = torch.eye(2, 3, device=boxes.device).expand(len(boxes), 2, 3)
     bright = inside_box(whole, boxes, masks.shape[-1]) | ~visible[:, None, None]
     dimmed = (templates * marking.brightness).round_().to(torch.uint8)

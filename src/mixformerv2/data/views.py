@@ -39,6 +39,8 @@ class ViewConfig:
     """deviation of the log of the online template's scale: the tracker's own box is a little off"""
     online_deviation: float = 0.06
     """of the online template's centre, target sides"""
+    online_aspect_jitter: float = 0.1
+    """deviation of the log of width over height of the box that an online template marks, where templates do"""
     flip_share: float = 0.5
     """examples seen in a mirror, all their views alike"""
 
@@ -48,7 +50,7 @@ class ViewConfig:
                 raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
         for name in (
             *("centre_jitter", "near_deviation", "scale_jitter", "aspect_jitter", "rotation_deg"),
-            *("shape_jitter", "online_scale_jitter", "online_deviation"),
+            *("shape_jitter", "online_scale_jitter", "online_deviation", "online_aspect_jitter"),
         ):
             if not getattr(self, name) >= 0:
                 raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
