@@ -51,6 +51,26 @@ _REFRESHED = dataclasses.replace(
         _FOLLOWING.views, scale_jitter=0.5, online_scale_jitter=0.25, online_deviation=0.15
     ),
 )
+# More of moving pictures, and light that changes by more than a cloud does: cars under bridges, faces in dark rooms.
+_LONGER = dataclasses.replace(
+    _REFRESHED,
+    sample=dataclasses.replace(
+        _REFRESHED.sample,
+        weights={"coco": 0.58, "got10k": 0.1, "folder": 0.32},
+        absent_share=0.1,
+        part_share=0.3,
+    ),
+    degrade=dataclasses.replace(
+        _REFRESHED.degrade, brightness=0.3, contrast=0.25, tint=0.06, shade_share=0.3
+    ),
+)
+# Templates of the tracker's own that mark its box as wrong as it may become: what the box is, is for the first to say.
+_WARY = dataclasses.replace(
+    _LONGER,
+    views=dataclasses.replace(
+        _LONGER.views, online_scale_jitter=0.35, online_deviation=0.2, online_aspect_jitter=0.25
+    ),
+)
 _LATER_LOSSES = dataclasses.replace(_FIRST_LOSSES, giou=2.0)
 _JUDGING_LOSSES = dataclasses.replace(_LATER_LOSSES, score=0.0, overlap=0.5)
 
@@ -106,6 +126,34 @@ def compact_from_labels() -> Recipe:
                 losses=_JUDGING_LOSSES,
                 optim=dataclasses.replace(optim, warmup_samples=640, schedule="linear", decay_share=1.0),
             ),
+            stages.supervised(
+                "longer",
+                target,
+                96_000,
+                "refreshed",
+                frozen_blocks=4,
+                data=_LONGER,
+                losses=_JUDGING_LOSSES,
+                optim=dataclasses.replace(optim, lr=3e-4, fresh_lr=1.5e-4, warmup_samples=1_600),
+            ),
+            stages.supervised(
+                "wary",
+                target,
+                96_000,
+                "longer",
+                frozen_blocks=4,
+                data=_WARY,
+                losses=_JUDGING_LOSSES,
+                optim=dataclasses.replace(
+                    optim,
+                    lr=2e-4,
+                    trunk_lr=7e-5,
+                    fresh_lr=1e-4,
+                    warmup_samples=640,
+                    schedule="linear",
+                    decay_share=1.0,
+                ),
+            ),
         ),
     )
 
@@ -149,6 +197,26 @@ def tiny_from_compact() -> Recipe:
                 start="four",
                 feature_layers=((0, 3), (1, 5), (2, 6), (3, 7)),
                 **settings | {"optim": dataclasses.replace(optim, schedule="linear", decay_share=1.0)},
+            ),
+            stages.deep_to_shallow(
+                "again",
+                tiny,
+                32_000,
+                "compact",
+                8,
+                start="settled",
+                feature_layers=((0, 3), (1, 5), (2, 6), (3, 7)),
+                data=_WARY,
+                losses=losses,
+                optim=dataclasses.replace(
+                    optim,
+                    lr=8e-5,
+                    trunk_lr=2.5e-5,
+                    fresh_lr=5e-5,
+                    warmup_samples=3_200,
+                    schedule="linear",
+                    decay_share=1.0,
+                ),
             ),
         ),
     )
