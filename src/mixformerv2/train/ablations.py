@@ -21,8 +21,7 @@ from mixformerv2.distill.shrink import skipped
 from mixformerv2.train import stages
 from mixformerv2.train.objective import LossWeights
 from mixformerv2.train.optim import OptimConfig
-from mixformerv2.train.recipes import sized
-from mixformerv2.train.stages import Recipe, StageConfig
+from mixformerv2.train.stages import Recipe, StageConfig, sized
 
 PREFIX = "ablation-"
 SAMPLES = 24_000  # of every row, beside those of its teachers

@@ -183,6 +183,11 @@ def check_teacher(stage: StageConfig, teacher: ModelConfig) -> None:
         raise ValueError(f"stage {stage.name}: {error}") from None
 
 
+def sized(config: Config, **changes: Any) -> Config:
+    """The config with another network."""
+    return dataclasses.replace(config, model=dataclasses.replace(config.model, **changes))
+
+
 def supervised(name: str, target: Config, samples: int, start: str, **settings: Any) -> StageConfig:
     """From labels alone."""
     return StageConfig(name, target, samples, start, **settings)
