@@ -160,7 +160,12 @@ class Config:
 _OURS = TrackerConfig(search_factor=4.0, update_interval=10, min_side_px=4.0, published_mapping=False)
 # The rules of `compact`, as its card has them measured. The window is as wide as it was trained with.
 _NEAR = dataclasses.replace(
-    _OURS, search_factor=2.9, size_inertia=0.5, lost_threshold=0.4, hold_when_lost=True
+    _OURS,
+    search_factor=2.9,
+    size_calibration=0.5,
+    size_inertia=0.5,
+    lost_threshold=0.4,
+    hold_when_lost=True,
 )
 _WIDE: dict[str, Any] = dict(dim=768, heads=12)
 _NARROW: dict[str, Any] = dict(dim=384, heads=6)
