@@ -41,8 +41,7 @@ struct Config {
         std::ifstream file(path);
         if (!file) throw std::runtime_error(path + " cannot be read");
         text.assign(std::istreambuf_iterator<char>(file), {});
-        if (number("online_templates") != 1 || number("size_calibration") != 0)
-            throw std::runtime_error("this example knows one online template and no size calibration");
+        if (number("online_templates") != 1) throw std::runtime_error("this example knows one online template");
     }
     double number(const std::string& name) const {
         const auto at = text.find('"' + name + "\": ");
@@ -85,26 +84,22 @@ public:
         num_frames = 0;
         best_score = -1;
         encode_templates();
+        calibrate(frame);
     }
 
     double update(const Image& frame) {  // the score; the box is in `box`
-        const Window window = around(config.number("search_factor"));
-        ov::Tensor crop = searcher.get_input_tensor(0);
-        cut(frame, window, int(crop.get_shape()[1]), crop.data<uint8_t>());
-        searcher.infer();
-        const float* unit = searcher.get_output_tensor(0).data<float>();
-        const double score = searcher.get_output_tensor(1).data<float>()[0];
+        double score;
+        const Box seen = look(frame, score);
         const double min_side = std::min({config.number("min_side_px"), double(frame.width), double(frame.height)});
-        const auto side = [&](int axis, double origin, double end, double& low, double& high) {
-            const double from = unit[axis] * window.side + origin, to = unit[axis + 2] * window.side + origin;
-            const double last = std::max(high - low, 1e-6), now = std::max(to - from, 1e-6);
+        const auto side = [&](double from, double to, double factor, double end, double& low, double& high) {
+            const double last = std::max(high - low, 1e-6), now = std::max((to - from) * factor, 1e-6);
             const double middle = (from + to) / 2, half = now * std::pow(last / now, config.number("size_inertia")) / 2;
             low = std::min(std::max(middle - half, 0.0), end - min_side);
             high = std::max(std::min(std::max(middle + half, min_side), end), low + min_side);
         };
         if (score >= config.number("lost_threshold") || !config.number("hold_when_lost")) {
-            side(0, window.origin_x, frame.width, box.x1, box.x2);
-            side(1, window.origin_y, frame.height, box.y1, box.y2);
+            side(seen.x1, seen.x2, width_factor, frame.width, box.x1, box.x2);
+            side(seen.y1, seen.y2, height_factor, frame.height, box.y1, box.y2);
         }
         refresh_template(frame, score);
         return score;
@@ -113,6 +108,52 @@ public:
     Box box{};
 
 private:
+    // The network's box in the frame, in a window around the box as it is.
+    Box look(const Image& frame, double& score) {
+        const Window window = around(config.number("search_factor"));
+        ov::Tensor crop = searcher.get_input_tensor(0);
+        cut(frame, window, int(crop.get_shape()[1]), crop.data<uint8_t>());
+        searcher.infer();
+        const float* unit = searcher.get_output_tensor(0).data<float>();
+        score = searcher.get_output_tensor(1).data<float>()[0];
+        return {unit[0] * window.side + window.origin_x, unit[1] * window.side + window.origin_y,
+                unit[2] * window.side + window.origin_x, unit[3] * window.side + window.origin_y};
+    }
+
+    // A network sees some targets too wide, always: the median of some looks at the first frame says by how much.
+    void calibrate(const Image& frame) {
+        width_factor = height_factor = 1;
+        const double share = config.number("size_calibration");
+        if (share == 0) return;
+        // How much larger the window is (logarithm), where the target lies in it (in its sides).
+        const double looks[5][3] = {{0, 0, 0}, {0.2, 0.3, 0}, {-0.2, -0.3, 0}, {0.1, 0, 0.3}, {-0.1, 0, -0.3}};
+        const Box is = box;
+        const double w = is.x2 - is.x1, h = is.y2 - is.y1;
+        std::vector<double> widths, heights;
+        for (const auto& [log_scale, x, y] : looks) {
+            const double grown = std::exp(log_scale) / 2;
+            const double middle_x = (is.x1 + is.x2) / 2 + w * x, middle_y = (is.y1 + is.y2) / 2 + h * y;
+            box = {middle_x - w * grown, middle_y - h * grown, middle_x + w * grown, middle_y + h * grown};
+            double score;
+            const Box seen = look(frame, score);
+            const double seen_w = seen.x2 - seen.x1, seen_h = seen.y2 - seen.y1;
+            const double common = std::max(std::min(is.x2, seen.x2) - std::max(is.x1, seen.x1), 0.0) *
+                                  std::max(std::min(is.y2, seen.y2) - std::max(is.y1, seen.y1), 0.0);
+            if (seen_w <= 0 || seen_h <= 0 || common / (w * h + seen_w * seen_h - common) < 0.3) continue;
+            widths.push_back(std::log(w / seen_w));
+            heights.push_back(std::log(h / seen_h));
+        }
+        box = is;
+        const auto factor = [&](std::vector<double>& errors) {
+            if (errors.empty()) return 1.0;
+            std::sort(errors.begin(), errors.end());
+            const double median = (errors[(errors.size() - 1) / 2] + errors[errors.size() / 2]) / 2;
+            return std::exp(share * std::clamp(median, -0.7, 0.7));
+        };
+        width_factor = factor(widths);
+        height_factor = factor(heights);
+    }
+
     // At the end of every interval, the crop that scored best in it becomes the online template.
     void refresh_template(const Image& frame, double score) {
         ++num_frames;
@@ -209,7 +250,7 @@ private:
     std::vector<uint8_t> fixed, online, candidate;
     bool online_is_fixed = true, candidate_is_fixed = true;
     int num_frames = 0;
-    double best_score = -1;
+    double best_score = -1, width_factor = 1, height_factor = 1;
 };
 
 int main(int argc, char** argv) try {
