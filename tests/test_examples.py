@@ -16,7 +16,7 @@ import numpy as np
 import openvino
 import pytest
 import replay
-from replay import BOX, CONFIG, NUM_FRAMES, paint
+from replay import BOX, NUM_FRAMES, paint
 
 from mixformerv2 import Tracker
 from mixformerv2.config import TrackerConfig
@@ -26,6 +26,7 @@ from mixformerv2.runtime.export import export
 from mixformerv2.runtime.torch import NetworkBackend
 
 STANDALONE = Path(__file__).parents[1] / "examples" / "standalone"
+CONFIG = replace(replay.CONFIG, tracker=replace(replay.CONFIG.tracker, size_calibration=0.5))
 RUNTIMES = {"track_onnxruntime": "onnxruntime", "track_openvino": "openvino", "track_torch": "torch"}
 
 
@@ -74,8 +75,13 @@ def test_the_page_of_tracking_is_the_tracker(tmp_path: Path, published_mapping: 
     assert spec is not None and spec.loader is not None
     page = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(page)
-    ours = boxes_of(page.Tracker(tmp_path, backend.encode_templates, backend.search))
-    np.testing.assert_allclose(ours, boxes_of(Tracker(backend=backend)), rtol=0, atol=1e-4)
+    tracker, theirs = (
+        Tracker(backend=backend),
+        page.Tracker(tmp_path, backend.encode_templates, backend.search),
+    )
+    np.testing.assert_allclose(boxes_of(theirs), boxes_of(tracker), rtol=0, atol=1e-4)
+    assert tracker.target is not None
+    assert (np.abs(np.log(tracker.target.size_factors)) > 0.01).all(), "sizes that fit prove nothing"
 
 
 @pytest.mark.parametrize("page", ["tracking.py", "cpp/track.cpp"])
