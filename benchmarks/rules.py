@@ -34,6 +34,7 @@ CHANGES: tuple[tuple[str, Mapping[str, Any]], ...] = (
     ("search factor 3.2", {"search_factor": 3.2}),
     ("the new size taken whole", {"size_inertia": 0.0}),
     ("three quarters of the last size kept", {"size_inertia": 0.75}),
+    ("the first frame's error in size left", {"size_calibration": 0.0}),
     ("half of the first frame's error in size corrected", {"size_calibration": 0.5}),
     ("the box of a lost target follows the network", {"hold_when_lost": False}),
     ("lost below a score of 0.3", {"lost_threshold": 0.3}),

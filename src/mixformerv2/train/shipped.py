@@ -60,6 +60,7 @@ _WARY = dataclasses.replace(
 )
 _LATER_LOSSES = dataclasses.replace(_FIRST_LOSSES, giou=2.0)
 _JUDGING_LOSSES = dataclasses.replace(_LATER_LOSSES, score=0.0, overlap=0.5)
+_FALLING: dict[str, Any] = {"schedule": "linear", "decay_share": 1.0}  # rates, over a whole stage
 
 
 def compact_from_labels() -> Recipe:
@@ -111,7 +112,7 @@ def compact_from_labels() -> Recipe:
                 frozen_blocks=4,
                 data=_REFRESHED,
                 losses=_JUDGING_LOSSES,
-                optim=dataclasses.replace(optim, warmup_samples=640, schedule="linear", decay_share=1.0),
+                optim=dataclasses.replace(optim, warmup_samples=640, **_FALLING),
             ),
             stages.supervised(
                 "longer",
@@ -137,8 +138,7 @@ def compact_from_labels() -> Recipe:
                     trunk_lr=7e-5,
                     fresh_lr=1e-4,
                     warmup_samples=640,
-                    schedule="linear",
-                    decay_share=1.0,
+                    **_FALLING,
                 ),
             ),
         ),
@@ -159,6 +159,7 @@ def tiny_from_compact() -> Recipe:
     )
     losses = dataclasses.replace(_JUDGING_LOSSES, divergence=5.0, features=0.2)
     settings: dict[str, Any] = {"data": _REFRESHED, "losses": losses, "optim": optim}
+    layers = ((0, 3), (1, 5), (2, 6), (3, 7))  # of the four blocks that are left, and of the eight
     return Recipe(
         "tiny-from-compact",
         (
@@ -182,8 +183,8 @@ def tiny_from_compact() -> Recipe:
                 "compact",
                 8,
                 start="four",
-                feature_layers=((0, 3), (1, 5), (2, 6), (3, 7)),
-                **settings | {"optim": dataclasses.replace(optim, schedule="linear", decay_share=1.0)},
+                feature_layers=layers,
+                **settings | {"optim": dataclasses.replace(optim, **_FALLING)},
             ),
             stages.deep_to_shallow(
                 "again",
@@ -192,7 +193,7 @@ def tiny_from_compact() -> Recipe:
                 "compact",
                 8,
                 start="settled",
-                feature_layers=((0, 3), (1, 5), (2, 6), (3, 7)),
+                feature_layers=layers,
                 data=_WARY,
                 losses=losses,
                 optim=dataclasses.replace(
@@ -201,8 +202,7 @@ def tiny_from_compact() -> Recipe:
                     trunk_lr=2.5e-5,
                     fresh_lr=5e-5,
                     warmup_samples=3_200,
-                    schedule="linear",
-                    decay_share=1.0,
+                    **_FALLING,
                 ),
             ),
         ),
