@@ -14,8 +14,9 @@ import cv2
 import numpy as np
 from av.container import OutputContainer
 
+from mixformerv2.files import PartialFile
 from mixformerv2.images import Frame
-from mixformerv2.results import PartialFile, Result
+from mixformerv2.results import Result
 
 COLOURS = {"tracking": (64, 224, 96), "lost": (255, 80, 48)}
 _DARK = (16, 16, 16)

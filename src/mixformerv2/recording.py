@@ -13,10 +13,11 @@ from typing import Any
 import cv2
 import numpy as np
 
+from mixformerv2.files import PartialFile
 from mixformerv2.images import Frame
 from mixformerv2.multitracker import MultiTracker
 from mixformerv2.overlay import OverlayVideo, draw, draw_many
-from mixformerv2.results import PartialFile, Result, ResultFile
+from mixformerv2.results import Result, ResultFile
 from mixformerv2.starts import Start
 from mixformerv2.tracker import Tracker
 from mixformerv2.video import open_source

@@ -9,10 +9,11 @@ import json
 import math
 import os
 import re
-import secrets
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple
+
+from mixformerv2.files import PartialFile
 
 FORMATS = ("csv", "jsonl", "otb", "lasot", "got10k", "mot")
 SUFFIXES = {".csv": "csv", ".jsonl": "jsonl", ".txt": "lasot", ".mot.txt": "mot"}
@@ -38,48 +39,6 @@ class ResultRow(NamedTuple):
     frame: int  # 0-based index in the source
     result: Result
     id: int | None = None
-
-
-class PartialFile:
-    """A claim on `target`: write to `path` beside it, then `commit` it into place or `discard` it."""
-
-    def __init__(self, target: Path, path: Path) -> None:
-        self.target = target
-        self.path = path
-
-    @classmethod
-    def claim(cls, target: str | Path, overwrite: bool = False) -> PartialFile:
-        """Create the empty file `path`, so that a folder that cannot be written is found out before the work.
-
-        Raises FileExistsError if `target` exists and `overwrite` is false, or another OSError.
-        """
-        real = Path(os.path.realpath(target))  # a link keeps pointing to the new file
-        if os.path.isdir(real):
-            raise IsADirectoryError(f"{target} cannot be written: it is a folder, name a file inside it")
-        if os.path.exists(real) and not os.path.isfile(real):
-            raise OSError(f"{target} cannot be written: it is a device or pipe, name an ordinary file")
-        if os.path.exists(real) and not overwrite:
-            raise FileExistsError(
-                f"{target} exists already: choose another name or pass --overwrite to replace it"
-            )
-        path = real.with_name(f".{real.stem}.{secrets.token_hex(4)}.partial{real.suffix}")
-        try:
-            path.open("xb").close()
-        except OSError as error:
-            if not os.path.exists(real.parent):
-                reason = f"the folder {Path(target).parent} does not exist"
-            elif not os.path.isdir(real.parent):
-                reason = f"{Path(target).parent} is not a folder"
-            else:
-                reason = error.strerror or "the folder refuses new files"
-            raise type(error)(f"{target} cannot be written: {reason}") from error
-        return cls(real, path)
-
-    def commit(self) -> None:
-        os.replace(self.path, self.target)
-
-    def discard(self) -> None:
-        self.path.unlink(missing_ok=True)
 
 
 class ResultFile:

@@ -7,8 +7,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from mixformerv2.files import whole_file
 from mixformerv2.images import Frame
-from mixformerv2.results import PartialFile
 
 _STEPS_PX = (5, 10, 20, 50, 100, 200, 500, 1000)
 _MOST_LINES = 20  # along the longer side
@@ -47,14 +47,9 @@ def write_with_rulers(frame: Frame, path: Path, overwrite: bool = False) -> None
     """
     if path.suffix.lower() not in (".png", ".jpg", ".jpeg"):
         raise ValueError(f"the picture with rulers must end in .png or .jpg, got {path}")
-    partial = PartialFile.claim(path, overwrite)
-    try:
+    with whole_file(path, overwrite) as unfinished:
         _, data = cv2.imencode(path.suffix, cv2.cvtColor(with_rulers(frame), cv2.COLOR_RGB2BGR))
-        partial.path.write_bytes(data.tobytes())
-        partial.commit()
-    except BaseException:
-        partial.discard()
-        raise
+        unfinished.write_bytes(data.tobytes())
 
 
 def _lighter(pixels: Frame) -> Frame:

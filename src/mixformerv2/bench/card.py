@@ -19,8 +19,8 @@ from mixformerv2.bench.table import (
     speed_cells,
     speed_table,
 )
+from mixformerv2.files import whole_file
 from mixformerv2.images import Frame
-from mixformerv2.results import PartialFile
 
 _SCALE = 2  # drawn so many times larger, then made small: OpenCV's letters have rough edges
 _WIDTH_PX, _MARGIN_PX, _ROW_PX = 1200, 40, 30
@@ -56,9 +56,8 @@ def write_card(report: Report, path: Path, overwrite: bool) -> list[Path]:
         (path, cv2.imencode(".png", card_picture(report)[..., ::-1])[1].tobytes()),
         (path.with_suffix(".txt"), card_text(report).encode()),
     ):
-        file = PartialFile.claim(target, overwrite)
-        file.path.write_bytes(content)
-        file.commit()
+        with whole_file(target, overwrite) as unfinished:
+            unfinished.write_bytes(content)
         written.append(target)
     return written
 

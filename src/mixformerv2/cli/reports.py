@@ -73,8 +73,8 @@ def compare(
     """Tell whether run B is better than run A: differences by sequence, and how far chance explains them."""
     from mixformerv2.evaluate.datasets import reopen
     from mixformerv2.evaluate.report.compare import compare as compare_runs
-    from mixformerv2.evaluate.report.figures import write_whole
     from mixformerv2.evaluate.store import load_run
+    from mixformerv2.files import write_text
 
     runs = [load_run(folder) for folder in (run_a, run_b)]
     opened = reopen(runs, root)
@@ -84,7 +84,7 @@ def compare(
     comparison = compare_runs(runs[0], runs[1], [*opened.sequences.values()], chosen[0], seed, figure)
     out.print(comparison.table())
     if json_file is not None:
-        write_whole(json_file, comparison.as_json())
+        write_text(json_file, comparison.as_json())
 
 
 def choose_protocols(names: list[str] | None, benchmark: Benchmark) -> list[Protocol]:

@@ -21,7 +21,7 @@ from jaxtyping import Bool, UInt8
 from mixformerv2.data.sequence import Frames, ImageFiles, LazySequences, Sequence, Sequences, has_area
 from mixformerv2.data.shards import INDEX_NAME, PackedFrames, ShardFiles, decode_rgb, plain_name
 from mixformerv2.data.video_frames import VideoFrames
-from mixformerv2.results import PartialFile
+from mixformerv2.files import whole_file
 
 Progress = Callable[[str, int, int], None]
 """called with the key of a dataset, how many of its sequences are done, and how many it has"""
@@ -141,18 +141,15 @@ class _Packing:
 
     def _write_index(self) -> None:
         """A JSON object that a reader may also take line by line: all names, then a line for each sequence."""
-        partial = PartialFile.claim(self.folder / INDEX_NAME)
-        try:
-            with partial.path.open("w", encoding="ascii", newline="\n") as stream:
-                names = {key: [*lines] for key, lines in self.lines.items()}
-                header = json.dumps({"packed": 1, "datasets": names, "shards": self.shards})
-                stream.write(header.removesuffix("}") + ', "sequences": [\n')
-                stream.write(",\n".join(line for lines in self.lines.values() for line in lines.values()))
-                stream.write("\n]}\n")
-            partial.commit()
-        except BaseException:
-            partial.discard()
-            raise
+        with (
+            whole_file(self.folder / INDEX_NAME) as path,
+            path.open("w", encoding="ascii", newline="\n") as stream,
+        ):
+            names = {key: [*lines] for key, lines in self.lines.items()}
+            header = json.dumps({"packed": 1, "datasets": names, "shards": self.shards})
+            stream.write(header.removesuffix("}") + ', "sequences": [\n')
+            stream.write(",\n".join(line for lines in self.lines.values() for line in lines.values()))
+            stream.write("\n]}\n")
 
 
 class _Job(NamedTuple):

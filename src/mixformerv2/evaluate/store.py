@@ -22,7 +22,7 @@ from jaxtyping import Float
 import mixformerv2
 from mixformerv2.data.sequence import Sequence
 from mixformerv2.evaluate.run import OnePass
-from mixformerv2.results import PartialFile
+from mixformerv2.files import write_text
 
 DESCRIPTION = "run.json"
 HEADER = "frame,x,y,w,h,score,ms"
@@ -220,13 +220,7 @@ def _inside(folder: Path, name: str) -> Path:
 
 def _write_text(path: Path, text: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = PartialFile.claim(path, overwrite=True)
-    try:
-        partial.path.write_text(text, encoding="utf-8", newline="\n")
-        partial.commit()
-    except BaseException:
-        partial.discard()
-        raise
+    write_text(path, text)
 
 
 # --- results

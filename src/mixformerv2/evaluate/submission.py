@@ -15,7 +15,7 @@ from jaxtyping import Float
 from mixformerv2 import geometry
 from mixformerv2.data.benchmarks import FIRST_PIXEL
 from mixformerv2.evaluate.run import OnePass
-from mixformerv2.results import PartialFile
+from mixformerv2.files import whole_file
 
 _EARLIEST = (
     1980,
@@ -38,18 +38,15 @@ def write_submission(
     files = SUBMISSIONS[kind]
     for name, length in lengths.items():
         _check(name, passes.get(name), length)
-    partial = PartialFile.claim(path, overwrite=True)
-    try:
-        with zipfile.ZipFile(partial.path, "w", zipfile.ZIP_DEFLATED) as archive:
-            for name in lengths:
-                for inner, text in files(name, passes[name]):
-                    entry = zipfile.ZipInfo(inner, _EARLIEST)
-                    entry.external_attr = 0o644 << 16
-                    archive.writestr(entry, text, zipfile.ZIP_DEFLATED)
-        partial.commit()
-    except BaseException:
-        partial.discard()
-        raise
+    with (
+        whole_file(path, overwrite=True) as unfinished,
+        zipfile.ZipFile(unfinished, "w", zipfile.ZIP_DEFLATED) as archive,
+    ):
+        for name in lengths:
+            for inner, text in files(name, passes[name]):
+                entry = zipfile.ZipInfo(inner, _EARLIEST)
+                entry.external_attr = 0o644 << 16
+                archive.writestr(entry, text, zipfile.ZIP_DEFLATED)
 
 
 def got10k_files(name: str, result: OnePass) -> Iterator[tuple[str, str]]:

@@ -16,7 +16,7 @@ from mixformerv2.data.sequence import Sequence, Sequences
 from mixformerv2.evaluate.protocols import Figures, Protocol, measure, summarise
 from mixformerv2.evaluate.run import OnePass
 from mixformerv2.evaluate.store import Run
-from mixformerv2.results import PartialFile
+from mixformerv2.files import write_text
 
 TITLES = {
     "auc": "AUC",
@@ -216,18 +216,7 @@ def write_json(path: Path, scores: ReadOnlySequence[RunScores]) -> None:
         "runs": [one.as_dict() for one in scores],
         "thresholds": {name: thresholds(protocol) for name, protocol in every.items()},
     }
-    write_whole(path, json.dumps(document, indent=1, allow_nan=False, ensure_ascii=False) + "\n")
-
-
-def write_whole(path: Path, text: str) -> None:
-    """The text as a file that is there as a whole or not at all; one that exists is replaced."""
-    partial = PartialFile.claim(path, overwrite=True)
-    try:
-        partial.path.write_text(text, encoding="utf-8", newline="\n")
-        partial.commit()
-    except BaseException:
-        partial.discard()
-        raise
+    write_text(path, json.dumps(document, indent=1, allow_nan=False, ensure_ascii=False) + "\n")
 
 
 def thresholds(protocol: Protocol) -> dict[str, list[float]]:

@@ -21,11 +21,11 @@ from mixformerv2.evaluate.report.figures import (
     headline,
     thresholds,
     with_own_labels,
-    write_whole,
 )
 from mixformerv2.evaluate.report.pictures import PREDICTIONS, TRUTH, css
 from mixformerv2.evaluate.report.view import PageOptions, SequenceView, lost_share, view_of
 from mixformerv2.evaluate.store import Run
+from mixformerv2.files import write_text
 
 SCRIPTS = ("numbers.js", "browser.js")
 _NOT_SHOWN = (
@@ -47,7 +47,7 @@ def write_page(
     Raises ModuleNotFoundError without the packages of the extra ``report``, ValueError where runs and scores do not
     belong together or a frame cannot be read, OSError where the page cannot be written.
     """
-    write_whole(path, page(runs, scores, sequences, options or PageOptions()))
+    write_text(path, page(runs, scores, sequences, options or PageOptions()))
 
 
 def page(

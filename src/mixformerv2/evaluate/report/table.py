@@ -23,8 +23,8 @@ from mixformerv2.evaluate.report.figures import (
     Speed,
     headline,
     with_own_labels,
-    write_whole,
 )
+from mixformerv2.files import write_text
 
 CSV_COLUMNS = ("run", "protocol", "kind", "name", "frames", *TITLES, *Speed._fields)
 """Of `write_csv`; ``kind`` is sequence, attribute or all."""
@@ -170,7 +170,7 @@ def write_csv(path: Path, scores: ReadOnlySequence[RunScores]) -> None:
     writer.writerow(CSV_COLUMNS)
     for one in with_own_labels(scores):
         writer.writerows(_csv_rows(one))
-    write_whole(path, text.getvalue())
+    write_text(path, text.getvalue())
 
 
 def _csv_rows(one: RunScores) -> Iterator[list[str | int | float]]:
@@ -200,7 +200,7 @@ def latex(scores: ReadOnlySequence[RunScores]) -> str:
 
 def write_latex(path: Path, scores: ReadOnlySequence[RunScores]) -> None:
     """Writes what `latex` gives; replaces a file that exists."""
-    write_whole(path, latex(scores))
+    write_text(path, latex(scores))
 
 
 def escape_latex(text: str) -> str:

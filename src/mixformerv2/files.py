@@ -1,0 +1,72 @@
+"""Files that appear under their name whole or not at all."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+class PartialFile:
+    """A claim on `target`: write to `path` beside it, then `commit` it into place or `discard` it."""
+
+    def __init__(self, target: Path, path: Path) -> None:
+        self.target = target
+        self.path = path
+
+    @classmethod
+    def claim(cls, target: str | Path, overwrite: bool = False) -> PartialFile:
+        """Create the empty file `path`, so that a folder that cannot be written is found out before the work.
+
+        Raises FileExistsError if `target` exists and `overwrite` is false, or another OSError.
+        """
+        real = Path(os.path.realpath(target))  # a link keeps pointing to the new file
+        if os.path.isdir(real):
+            raise IsADirectoryError(f"{target} cannot be written: it is a folder, name a file inside it")
+        if os.path.exists(real) and not os.path.isfile(real):
+            raise OSError(f"{target} cannot be written: it is a device or pipe, name an ordinary file")
+        if os.path.exists(real) and not overwrite:
+            raise FileExistsError(
+                f"{target} exists already: choose another name or pass --overwrite to replace it"
+            )
+        path = real.with_name(f".{real.stem}.{secrets.token_hex(4)}.partial{real.suffix}")
+        try:
+            path.open("xb").close()
+        except OSError as error:
+            if not os.path.exists(real.parent):
+                reason = f"the folder {Path(target).parent} does not exist"
+            elif not os.path.isdir(real.parent):
+                reason = f"{Path(target).parent} is not a folder"
+            else:
+                reason = error.strerror or "the folder refuses new files"
+            raise type(error)(f"{target} cannot be written: {reason}") from error
+        return cls(real, path)
+
+    def commit(self) -> None:
+        os.replace(self.path, self.target)
+
+    def discard(self) -> None:
+        self.path.unlink(missing_ok=True)
+
+
+@contextmanager
+def whole_file(target: str | Path, overwrite: bool = False) -> Iterator[Path]:
+    """A path to write to: it becomes `target` when the block ends, and is removed when the block fails.
+
+    Raises as ``PartialFile.claim``.
+    """
+    partial = PartialFile.claim(target, overwrite)
+    try:
+        yield partial.path
+        partial.commit()
+    except BaseException:
+        partial.discard()
+        raise
+
+
+def write_text(target: str | Path, text: str) -> None:
+    """The text in UTF-8, its lines ended as they are, in place of what is there."""
+    with whole_file(target, overwrite=True) as path:
+        path.write_text(text, encoding="utf-8", newline="\n")
