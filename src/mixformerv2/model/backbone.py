@@ -76,7 +76,7 @@ class Backbone(nn.Module):
         )
 
     def freeze(self, blocks: int) -> None:
-        """Takes everything up to and with the first so many blocks out of training: it costs a forward pass alone."""
+        """Takes all that enters the first block, and the first so many, out of training: a forward pass alone."""
         for parameter in self.parameters(recurse=False):  # positions and prediction tokens
             parameter.requires_grad_(False)
         for part in (self.patch_embed, *self.blocks[:blocks]):

@@ -52,7 +52,9 @@ class StageConfig:
     feature_layers: tuple[tuple[int, int], ...] = ()  # blocks of student and teacher with matched tokens
     replacement: ReplacementSchedule | None = None  # CompressTracker's training, with the teacher's blocks
     only_score_head: bool = False  # all else is frozen
-    frozen_blocks: int = 0  # so many blocks keep what they are, and so does all that enters the first one
+    frozen_blocks: int | None = None
+    """so many blocks keep what they are, and so does all that enters the first one; with 0 that alone: what patches
+    become is the part of a pretrained trunk that a step harms most"""
     auxiliary_samples: int = 0  # at first only the auxiliary losses teach: the trunk learns to find
     batch: int = 32  # of all processes together
     data: DataConfig = field(default_factory=lambda: DataConfig(SampleConfig()))
@@ -119,7 +121,7 @@ class StageConfig:
             "got a depth of 1",
         )
         require(
-            0 <= self.frozen_blocks < self.trained_model.depth,
+            0 <= (self.frozen_blocks or 0) < self.trained_model.depth,
             f"frozen_blocks must be from 0 to {self.trained_model.depth - 1}, got {self.frozen_blocks}",
         )
         require(
