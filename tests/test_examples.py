@@ -66,19 +66,34 @@ def expected(folder: Path) -> np.ndarray:
     return found
 
 
-@pytest.mark.parametrize("published_mapping", [True, False])
-def test_the_page_of_tracking_is_the_tracker(tmp_path: Path, published_mapping: bool) -> None:
-    rules = replace(CONFIG.tracker, published_mapping=published_mapping)
-    backend = NetworkBackend(replay.network(), replace(CONFIG, tracker=rules))
-    (tmp_path / "config.json").write_text(backend.config.to_json())
+def both(folder: Path, **rules: Any) -> tuple[Tracker, Any]:
+    """Our tracker and that of the page, with these rules."""
+    backend = NetworkBackend(replay.network(), replace(CONFIG, tracker=replace(CONFIG.tracker, **rules)))
+    (folder / "config.json").write_text(backend.config.to_json())
     spec = importlib.util.spec_from_file_location("tracking", STANDALONE / "tracking.py")
     assert spec is not None and spec.loader is not None
     page = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(page)
-    tracker, theirs = (
-        Tracker(backend=backend),
-        page.Tracker(tmp_path, backend.encode_templates, backend.search),
-    )
+    return Tracker(backend=backend), page.Tracker(folder, backend.encode_templates, backend.search)
+
+
+@pytest.mark.parametrize("size_inertia", [0.0, 0.3])
+def test_a_box_whose_sides_are_the_wrong_way_round_is_taken_alike(
+    tmp_path: Path, size_inertia: float
+) -> None:
+    tracker, theirs = both(tmp_path, size_inertia=size_inertia)
+    for each in (tracker, theirs):
+        each.init(paint(0), BOX)
+    assert tracker.target is not None
+    inverted = np.array([60.0, 20.0, 40.0, 50.0])
+    tracker.target.follow(paint(1), inverted, 1.0)
+    theirs.move(inverted, paint(1))
+    np.testing.assert_allclose(theirs.box, tracker.target.box_frame, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("published_mapping", [True, False])
+def test_the_page_of_tracking_is_the_tracker(tmp_path: Path, published_mapping: bool) -> None:
+    tracker, theirs = both(tmp_path, published_mapping=published_mapping)
     np.testing.assert_allclose(boxes_of(theirs), boxes_of(tracker), rtol=0, atol=1e-4)
     assert tracker.target is not None
     assert (np.abs(np.log(tracker.target.size_factors)) > 0.01).all(), "sizes that fit prove nothing"

@@ -67,9 +67,11 @@ class Tracker:
     def move(self, box, frame):
         """To a box in the frame, its size corrected, a part of its change of size taken back, and inside the frame."""
         sides = (box[2:] - box[:2]) * self.size_factors
-        last, now = np.maximum(self.box[2:] - self.box[:2], 1e-6), np.maximum(sides, 1e-6)
-        middle, half = (box[:2] + box[2:]) / 2, now * (last / now) ** self.rules["size_inertia"] / 2
-        low, high = middle - half, middle + half
+        if self.rules["size_inertia"]:
+            last, now = np.maximum(self.box[2:] - self.box[:2], 1e-6), np.maximum(sides, 1e-6)
+            sides = now * (last / now) ** self.rules["size_inertia"]
+        middle = (box[:2] + box[2:]) / 2
+        low, high = middle - sides / 2, middle + sides / 2
         size = np.array([frame.shape[1], frame.shape[0]], float)
         min_side = min(self.rules["min_side_px"], *size)
         low, high = (

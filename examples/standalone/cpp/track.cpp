@@ -92,8 +92,12 @@ public:
         const Box seen = look(frame, score);
         const double min_side = std::min({config.number("min_side_px"), double(frame.width), double(frame.height)});
         const auto side = [&](double from, double to, double factor, double end, double& low, double& high) {
-            const double last = std::max(high - low, 1e-6), now = std::max((to - from) * factor, 1e-6);
-            const double middle = (from + to) / 2, half = now * std::pow(last / now, config.number("size_inertia")) / 2;
+            double length = (to - from) * factor;
+            if (config.number("size_inertia")) {
+                const double last = std::max(high - low, 1e-6), now = std::max(length, 1e-6);
+                length = now * std::pow(last / now, config.number("size_inertia"));
+            }
+            const double middle = (from + to) / 2, half = length / 2;
             low = std::min(std::max(middle - half, 0.0), end - min_side);
             high = std::max(std::min(std::max(middle + half, min_side), end), low + min_side);
         };

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import importlib.metadata
-import importlib.util
 import platform
 import shutil
 from dataclasses import dataclass
 
-from mixformerv2.bench.machine import features
+from mixformerv2.bench.machine import features, version
 from mixformerv2.evaluate.execute import processor, usable_cores
 from mixformerv2.runtime import compiled
 from mixformerv2.runtime.backend import BACKENDS, INT8_GRAPH, shipped_models
@@ -54,7 +52,7 @@ def diagnose() -> Diagnosis:
 
     devices, precisions = available()
     instruction_sets = _instruction_sets()
-    versions = {"python": platform.python_version()} | {package: _version(package) for package in PACKAGES}
+    versions = {"python": platform.python_version()} | {package: version(package) for package in PACKAGES}
     choices = [
         Choice(name, "openvino", narrow(precisions), _why(narrow(precisions))) for name in shipped_models()
     ]
@@ -79,14 +77,6 @@ def diagnose() -> Diagnosis:
         choices=choices,
         faster=_faster(found, instruction_sets, bool(versions["nncf"])),
     )
-
-
-def _version(package: str) -> str | None:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        # Built from source, or under another name such as onnxruntime-gpu.
-        return "of unknown version" if importlib.util.find_spec(package.replace("-", "_")) else None
 
 
 def _instruction_sets() -> dict[str, bool] | None:

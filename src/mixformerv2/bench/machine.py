@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import importlib.util
 import os
 import platform
 from collections.abc import Iterable
@@ -34,7 +35,7 @@ def describe_machine(device: str, backends: Iterable[str]) -> dict[str, Any]:
     """What figures depend on, ready for JSON."""
     packages = ["mixformerv2", *sorted({_PACKAGES[name] for name in backends if name in _PACKAGES}), "numpy"]
     versions = {"python": platform.python_version()}
-    versions |= {package: importlib.metadata.version(package) for package in packages}
+    versions |= {package: version(package) or "not installed" for package in packages}
     import cv2
 
     return {
@@ -46,6 +47,15 @@ def describe_machine(device: str, backends: Iterable[str]) -> dict[str, Any]:
         "system": f"{platform.system()} {platform.release()} {platform.machine()}",
         "versions": versions | {"opencv": cv2.__version__},
     }
+
+
+def version(package: str) -> str | None:
+    """None where it is not installed."""
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        # Built from source, or under another name such as onnxruntime-gpu.
+        return "of unknown version" if importlib.util.find_spec(package.replace("-", "_")) else None
 
 
 def features() -> list[str]:

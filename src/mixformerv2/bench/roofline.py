@@ -123,7 +123,7 @@ def _openvino_product(peak: Peak, side: int) -> Callable[[], object]:
     model = ov.Model([op.result(op.matmul(*factors, False, True))], [left], "product")
     options = {
         "PERFORMANCE_HINT": "LATENCY",
-        "INFERENCE_PRECISION_HINT": "bf16" if peak.precision == "bf16" else "f32",
+        "INFERENCE_PRECISION_HINT": "f32" if peak.precision == "int8" else peak.precision,
         "INFERENCE_NUM_THREADS": peak.threads,
     }
     request = core().compile_model(model, "CPU", options).create_infer_request()
