@@ -30,6 +30,7 @@ from rich.console import Console
 
 from mixformerv2 import cli, recording
 from mixformerv2.cli import app
+from mixformerv2.cli.tracking import default_name
 from mixformerv2.images import read_image
 from mixformerv2.results import read_results
 from mixformerv2.rulers import with_rulers
@@ -127,6 +128,10 @@ def test_brackets_in_the_name_of_a_file_are_no_markup(track: Run, home: Path) ->
     ran = track("clip.mp4", "--results", "[/x]/a[b].csv")
     assert ran.code == 0, ran
     assert ran.out.splitlines()[1:] == ["  [/x]/a[b].csv"]
+
+
+def test_the_password_of_a_camera_is_in_no_file_name() -> None:
+    assert default_name("rtsp://admin:s3cret@10.0.0.2:554/stream") == "10.0.0.2_554"
 
 
 def test_track_without_outputs_writes_a_video_named_after_its_source(track: Run, home: Path) -> None:
@@ -588,7 +593,10 @@ def test_models_lists_what_is_shipped_as_a_table_and_as_json(
     assert (listed["name"], listed["path"], listed["bytes"]) == ("mine", str(path), path.stat().st_size)
     assert listed["model"]["depth"] == 2
     assert listed["tracker"]["update_interval"] == 3
-    assert_refused(run("models", "--json", "none/models.json"), "none/models.json: No such file")
+    assert_refused(
+        run("models", "--json", "none/models.json"),
+        "none/models.json cannot be written: the folder none does not exist",
+    )
 
 
 def test_demo_writes_video_contact_sheet_and_boxes_and_says_where(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import json
 import math
@@ -173,6 +174,14 @@ def test_runs_over_different_frames_are_refused() -> None:
     b.passes["one"] = shifted_pass([0, 0])
     with pytest.raises(ValueError, match="over the same frames to be compared, got 3 and 2 frames of one"):
         compared(a, b)
+
+
+def test_a_sequence_without_a_frame_to_score_is_left_out() -> None:
+    a, b = run_of("a", one=[0, 0], two=[0, 5]), run_of("b", one=[0, 0], two=[0, 0])
+    sequences = sequences_of(a)
+    sequences[0] = dataclasses.replace(sequences[0], absent=np.array([False, True]))
+    result = compare(a, b, sequences, PROTOCOLS["got10k"])
+    assert [one.sequence for one in result.differences] == ["two"]
 
 
 def test_an_unknown_figure_and_too_few_resamples_are_refused() -> None:

@@ -57,6 +57,15 @@ def test_a_run_scores_keeps_its_results_and_writes_a_report(root: Path, run: Run
         assert {line["name"] for line in csv.DictReader(file)} >= {*LENGTHS}
 
 
+def test_a_dataset_that_is_found_below_the_root_is_scored_too(root: Path, run: Run) -> None:
+    root.rename("OTB100")
+    Path("datasets").mkdir()
+    Path("OTB100").rename("datasets/OTB100")
+    ran = run("evaluate", "--tracker", FOLLOW, "--root", "datasets", "--output", "run", "--no-html")
+    assert ran.code == 0, ran.err
+    assert len(scores(Path("run/scores.json"))) == 1
+
+
 def test_a_second_run_keeps_what_is_finished(root: Path, run: Run) -> None:
     command = "evaluate", "--tracker", FOLLOW, "--root", root, "--output", "run", "--no-html"
     assert run(*command, "--sequence", "a").code == 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import cv2
 import numpy as np
@@ -107,6 +108,25 @@ def test_a_tracker_that_answers_nothing_leaves_the_drawn_box_alone() -> None:
     assert lefts_of(boxes) == [None, 23, None]
 
 
+class Bare(Red):
+    """Answers with the four numbers alone."""
+
+    def update(self, frame: np.ndarray) -> Any:
+        return super().update(frame).box
+
+
+class Short(Red):
+    def update(self, frame: np.ndarray) -> Any:
+        return super().update(frame).box[:3]
+
+
+def test_the_answer_of_a_tracker_may_be_its_box_and_must_have_four_numbers() -> None:
+    boxes = follow(Pair(Bare(), Bare()), film([20, 23, 26]), 0, start_box(20))
+    assert lefts_of(boxes) == [20, 23, 26]
+    with pytest.raises(ValueError, match="must have a box of four numbers"):
+        follow(Pair(Short(), Short()), film([20, 23, 26]), 0, start_box(20))
+
+
 @pytest.mark.parametrize("frame", [-1, 3])
 def test_a_start_frame_that_is_not_there_is_refused(frame: int) -> None:
     with pytest.raises(ValueError, match=f"one of the 3 frames, got {frame}"):
@@ -158,6 +178,14 @@ def test_a_clip_that_is_not_there_is_refused_before_anything_is_followed(tmp_pat
     write_film(tmp_path / "clips/street", [20, 23])
     starts = [Start("street", 0, start_box(20), "one"), Start("road", 0, start_box(20), "two")]
     with pytest.raises(ValueError, match="no clip is called 'road' in .*: it holds street"):
+        list(label(Pair(Red(), Red()), tmp_path / "clips", starts, tmp_path / "out"))
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_frame_that_is_not_there_is_refused_before_anything_is_followed(tmp_path: Path) -> None:
+    write_film(tmp_path / "clips/street", [20, 23])
+    starts = [Start("street", 0, start_box(20), "one"), Start("street", 2, start_box(20), "two")]
+    with pytest.raises(ValueError, match="track two begins at frame 2 of street, .*, which has 2 frames"):
         list(label(Pair(Red(), Red()), tmp_path / "clips", starts, tmp_path / "out"))
     assert not (tmp_path / "out").exists()
 

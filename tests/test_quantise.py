@@ -13,10 +13,13 @@ import pytest
 import tiny
 from command_line import Run
 
+from mixformerv2.bench.operators import operators
+from mixformerv2.bench.stages import RowName
 from mixformerv2.evaluate.calibration import examples, spread
+from mixformerv2.evaluate.spec import describe, parse
 from mixformerv2.model import checkpoint
 from mixformerv2.model.network import build
-from mixformerv2.runtime.backend import INT8_GRAPH, INT8_WEIGHTS, WEIGHTS_FILE, open_backend
+from mixformerv2.runtime.backend import INT8_GRAPH, INT8_WEIGHTS, SEARCH_GRAPH, WEIGHTS_FILE, open_backend
 from mixformerv2.runtime.export import export
 from mixformerv2.runtime.quantise import QuantiseConfig, quantise
 
@@ -42,6 +45,14 @@ def test_examples_are_what_the_tracker_saw(made: Path) -> None:
     assert seen[0].online.shape == (1, 32, 32, 3)
     # Each look is kept, not the buffer that it was in; later ones lose the square, and are alike.
     assert len({example.crop.tobytes() for example in seen}) > 1
+
+
+def test_looks_that_correct_sizes_are_no_examples(made: Path) -> None:
+    backend = open_backend(made / "model", "openvino", "f32")
+    rules = dataclasses.replace(backend.config.tracker, size_calibration=0.5)
+    backend.config = dataclasses.replace(backend.config, tracker=rules)
+    seen = examples(backend, made / "clip.mp4", tiny.square_box(0), 100)
+    assert len(seen) == 39  # every frame but the first
 
 
 def test_few_of_many_are_taken_evenly() -> None:
@@ -76,6 +87,10 @@ def test_the_verb_makes_what_int8_runs(run: Run, made: Path, tmp_path: Path) -> 
         for one in seen:
             cache = backend.encode_templates(one.template[None], one.online[None])
             boxes_unit.append(backend.search(one.crop[None], cache).box_unit)
+    sha256 = describe(parse(str(tmp_path / "model"), {"precision": "int8"}))["sha256"]
+    assert {INT8_GRAPH, INT8_WEIGHTS} < set(sha256) and SEARCH_GRAPH not in sha256
+    name = RowName("ours", "openvino", "int8", "cpu", 1)
+    assert sum(each.ms for each in operators(name, backend, tmp_path / "model" / WEIGHTS_FILE)) > 0
     drift = np.abs(np.subtract(boxes_unit[:3], boxes_unit[3:]))
     assert 0 < drift.mean() < 0.06
     weights = tmp_path / "model" / WEIGHTS_FILE

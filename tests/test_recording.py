@@ -183,6 +183,17 @@ def test_a_start_behind_the_end_of_a_stream_is_an_error_when_all_others_are_writ
     assert len(read_results(folder / "out.csv")) == num_frames(folder / "out.mp4") == NUM_FRAMES
 
 
+def test_a_length_guessed_from_a_duration_refuses_no_start(
+    multitracker: Callable[[], MultiTracker],
+    folder: Path,
+    stop: Callable[[int, BaseException], Stopping],
+) -> None:
+    source = stop(99, ValueError())
+    source.num_frames, source.is_counted = 6, False
+    summary = record_many("video", [Start(9, 1, BOX)], multitracker(), everything(folder))
+    assert summary.targets == 1
+
+
 def test_a_box_outside_its_frame_names_the_target_and_keeps_what_was_tracked_before(
     multitracker: Callable[[], MultiTracker], clip: Path, folder: Path
 ) -> None:

@@ -334,6 +334,14 @@ def test_a_camera_gives_rgb_frames_until_it_stops(
     assert not capture.isOpened()
 
 
+def test_a_path_of_digits_is_a_folder_and_no_camera(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("0001").mkdir()
+    cv2.imwrite("0001/0.png", np.zeros((8, 8, 3), np.uint8))
+    with open_source(Path("0001")) as source:
+        assert source.num_frames == 1
+
+
 def test_a_camera_that_is_not_there_is_refused(capfd: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(ValueError, match="camera 97 cannot be opened"):
         open_source("camera:97")

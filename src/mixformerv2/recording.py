@@ -78,8 +78,8 @@ def record_many(
 ) -> Summary:
     """Tracks every target from its own start to the end, and writes ``outputs`` from the first start on.
 
-    As ``record`` otherwise. A start behind the last frame is an error too: at once where the source knows its length,
-    else at the end, when all others are written.
+    As ``record`` otherwise. A start behind the last frame is an error too: at once where the source has counted its
+    frames, else at the end, when all others are written.
     """
     assert starts
     return _record(source, min(start.frame for start in starts), _Many(tracker, starts), outputs, progress)
@@ -154,7 +154,7 @@ def _record(
     interrupted = False
     with open_source(source, start_frame) as frames:
         total = None if frames.num_frames is None else frames.num_frames - start_frame
-        if frames.num_frames is not None:
+        if frames.num_frames is not None and frames.is_counted:
             targets.check_end(frames.num_frames)
         with _Files(outputs, targets.with_ids).open(frames.fps) as files:
             try:

@@ -36,15 +36,16 @@ KINDS_OF_SOURCE = (
 class FrameSource(ABC):
     """Iterator of frames from `start_frame` on, contiguous RGB uint8 (height, width, 3); a context manager.
 
-    `fps` is 25 where the source does not know. `num_frames` is what the file declares for the whole of it,
-    None where it declares nothing. `warning` is None until the source ends early or turns out to be damaged,
-    then one sentence that says so.
+    `fps` is 25 where the source does not know. `num_frames` is what the file declares for the whole of it, None where
+    it declares nothing, and `is_counted` whether that is a count and no guess from its duration. `warning` is None
+    until the source ends early or turns out to be damaged, then one sentence that says so.
     """
 
     def __init__(self, name: str, fps: float = DEFAULT_FPS, num_frames: int | None = None) -> None:
         self.name = name
         self.fps = fps
         self.num_frames = num_frames
+        self.is_counted = num_frames is not None
         self.start_frame = 0
         self.warning: str | None = None
         self._raw = self.raw_frames()
@@ -104,7 +105,7 @@ def open_source(source: str | Path | int, start_frame: int = 0) -> FrameSource:
 
     - a video file of any codec FFmpeg reads, turned upright where the file says that it is rotated;
     - a folder of images, a glob pattern, or one image, in natural order (2 before 10);
-    - a camera: 0, "0" or "camera:0" (a file that is called 0 is "./0");
+    - a camera: 0, "0" or "camera:0" (a file that is called 0 is "./0", or a `Path`);
     - an rtsp:// or http(s):// address.
 
     Raises FileNotFoundError for what is not there, ValueError for what holds no frames or not enough of them.
@@ -124,14 +125,15 @@ def _find(source: str | Path | int) -> FrameSource:
     if isinstance(source, int):
         return _open_camera(source)
     text = str(source)
-    if camera := re.fullmatch(r"(?:camera:)?([0-9]+)", text):
-        return _open_camera(int(camera[1]))
-    if scheme := re.match(r"([A-Za-z][A-Za-z0-9+.-]+)://", text):
-        if scheme[1].lower() not in URL_SCHEMES:
-            raise ValueError(
-                f"address must begin with one of {', '.join(URL_SCHEMES)}, got {_without_password(text)}"
-            )
-        return open_video(text, name=_without_password(text), is_url=True)
+    if isinstance(source, str):  # a Path is a file or a folder, whatever it is called
+        if camera := re.fullmatch(r"(?:camera:)?([0-9]+)", text):
+            return _open_camera(int(camera[1]))
+        if scheme := re.match(r"([A-Za-z][A-Za-z0-9+.-]+)://", text):
+            if scheme[1].lower() not in URL_SCHEMES:
+                raise ValueError(
+                    f"address must begin with one of {', '.join(URL_SCHEMES)}, got {without_password(text)}"
+                )
+            return open_video(text, name=without_password(text), is_url=True)
     if os.path.isdir(source) and text:
         images = [path for path in Path(source).iterdir() if is_image(path)]
         if not images:
@@ -179,6 +181,7 @@ class VideoSource(FrameSource):
         fps = _plausible_fps(stream.average_rate)
         num_frames = stream.frames or (round(self._declared_s * fps) if self._declared_s else None)
         super().__init__(name, fps, num_frames)
+        self.is_counted = stream.frames > 0
 
     def packets(self) -> Iterator[av.Packet | None]:
         import av
@@ -320,5 +323,6 @@ def _plausible_fps(rate: float | Fraction | None) -> float:
     return float(rate) if rate and 0 < rate <= 1000 else DEFAULT_FPS
 
 
-def _without_password(address: str) -> str:
+def without_password(address: str) -> str:
+    """For messages and names of files."""
     return re.sub(r"://[^/]*@", "://", address)

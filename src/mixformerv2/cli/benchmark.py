@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,7 +10,18 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from mixformerv2.cli.common import OverwriteOption, app, err, out, parse_box, refuse_existing, say, warn
+from mixformerv2.cli.common import (
+    JsonOption,
+    OverwriteOption,
+    app,
+    err,
+    json_document,
+    out,
+    parse_box,
+    refuse_existing,
+    say,
+    warn,
+)
 
 _BUSY = 0.5  # load average by core above which figures are doubtful
 
@@ -49,7 +59,7 @@ def bench(
     operators: Annotated[
         bool, typer.Option("--operators", help="Also where the time goes inside each network.")
     ] = False,
-    json_file: Annotated[Path | None, typer.Option("--json", help="Also write all figures as JSON.")] = None,
+    json_path: JsonOption = None,
     card: Annotated[
         Path | None, typer.Option(help="A picture to show around, .png, and a .txt beside it.")
     ] = None,
@@ -75,14 +85,16 @@ def bench(
         rounds=rounds,
         operators=operators,
     )
-    for path in (json_file, card, card and card.with_suffix(".txt")):
+    for path in (card, card and card.with_suffix(".txt")):
         if path is not None:
             refuse_existing(path, overwrite)
     if card is not None:
         check_card(card)
     wide = Console(width=max(WIDTH, out.width))  # a pipe, too, has room for the tables
-    with _progress() as progress:
-        report = run(config, progress)
+    with json_document(json_path, overwrite) as write_json:
+        with _progress() as progress:
+            report = run(config, progress)
+        write_json(report.as_dict())
     for line in (*machine_lines(report), ""):
         say(line)
     for table in tables(report):
@@ -95,9 +107,8 @@ def bench(
             f"the load average was {load} on {count(report.machine['cores'], 'core')} when this began: "
             "other programs make figures slower than they could be"
         )
-    if json_file is not None:
-        json_file.write_text(json.dumps(report.as_dict(), indent=1) + "\n")
-        say(f"  {json_file}")
+    if json_path is not None:
+        say(f"  {json_path}")
     if card is not None:
         for path in write_card(report, card, overwrite):
             say(f"  {path}")

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import sys
 import warnings
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.markup import escape
+
+from mixformerv2.files import PartialFile
 
 app = typer.Typer(
     help="Track one object through a video, and train, convert and export the models that do it.",
@@ -22,6 +26,7 @@ out = Console(soft_wrap=True)
 err = Console(stderr=True, soft_wrap=True)
 _UsageError: Any = typer.BadParameter.__mro__[1]  # the parent of every wrong use, which typer does not export
 
+JsonOption = Annotated[Path | None, typer.Option("--json", help="Also write it all as JSON.")]
 OverwriteOption = Annotated[bool, typer.Option("--overwrite", help="Replace files that exist.")]
 
 
@@ -65,6 +70,33 @@ def refuse_existing(target: Path, overwrite: bool) -> None:
         raise FileExistsError(
             f"{target} exists already: choose another name or pass --overwrite to replace it"
         )
+
+
+@contextmanager
+def json_document(path: Path | None, overwrite: bool = True) -> Iterator[Callable[[Any], None]]:
+    """Gives a function that writes a document to the file, if one is wanted.
+
+    The file is claimed at once: one that cannot be written is found out before the work, and none is left by halves.
+    A device or pipe such as /dev/stdout is written to as it is.
+    """
+    if path is None or (path.exists() and not (path.is_file() or path.is_dir())):
+        yield lambda document: _write_json(path, document)
+        return
+    file = PartialFile.claim(path, overwrite)
+
+    def write(document: Any) -> None:
+        _write_json(file.path, document)
+        file.commit()
+
+    try:
+        yield write
+    finally:
+        file.discard()
+
+
+def _write_json(path: Path | None, document: Any) -> None:
+    if path is not None:
+        path.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8", newline="\n")
 
 
 def key_values(given: Iterable[str]) -> dict[str, str]:

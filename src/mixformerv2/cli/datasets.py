@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from mixformerv2.cli.common import app, err, key_values, out, say, warn
+from mixformerv2.cli.common import JsonOption, app, err, json_document, key_values, out, say, warn
 from mixformerv2.config import DEFAULT_MODEL
 
 data_app = typer.Typer(help="Look at datasets, and pack them.", no_args_is_help=True)
@@ -24,18 +23,18 @@ def check(
     images_every: Annotated[
         int | None, typer.Option(help="Decode the first of every so many images of a sequence.")
     ] = None,
-    json_file: Annotated[Path | None, typer.Option("--json", help="Also write the report as JSON.")] = None,
+    json_path: JsonOption = None,
 ) -> None:
     """Say what is recognised in a folder, how much it is, and what is missing or broken (exit code 2)."""
     from mixformerv2.data import datasets
 
-    with _progress() as progress:
-        report = datasets.check(root, images_every=1 if images else images_every, progress=progress)
+    with json_document(json_path) as write_json:
+        with _progress() as progress:
+            report = datasets.check(root, images_every=1 if images else images_every, progress=progress)
+        write_json(report.to_json())
     out.print(datasets.report_table(report))
     for line in datasets.report_lines(report):
         warn(line)
-    if json_file is not None:
-        json_file.write_text(json.dumps(report.to_json(), indent=1) + "\n")
     if report.broken:
         raise typer.Exit(2)
 
@@ -87,14 +86,21 @@ def label(
     from rich.table import Table
 
     from mixformerv2.evaluate import labelling
+    from mixformerv2.evaluate.run import AnyTracker
     from mixformerv2.evaluate.spec import open_tracker, parse
 
     drawn = labelling.read_starts(starts)
     agreement = labelling.Agreement(segment_frames, min_iou)
     spec = parse(tracker, key_values(option or []))
-    trackers = labelling.Pair(open_tracker(spec), open_tracker(spec))
     table = Table("track", "frames", "labelled", "", title=f"labels by {spec.label}")
-    with _progress() as progress:
+    with ExitStack() as stack, _progress() as progress:
+
+        def opened() -> AnyTracker:
+            tracker = open_tracker(spec)
+            stack.callback(getattr(tracker, "close", lambda: None))
+            return tracker
+
+        trackers = labelling.Pair(opened(), opened())
         for done, track in enumerate(labelling.label(trackers, clips, drawn, output, agreement), 1):
             progress("tracks", done, len(drawn))
             note = "" if track.is_new else "was there"

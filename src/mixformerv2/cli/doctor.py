@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
 from dataclasses import asdict
 from importlib.util import find_spec
@@ -11,7 +10,16 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mixformerv2.cli.common import OverwriteOption, app, err, parse_box, refuse_existing, say
+from mixformerv2.cli.common import (
+    JsonOption,
+    OverwriteOption,
+    app,
+    err,
+    json_document,
+    parse_box,
+    refuse_existing,
+    say,
+)
 
 if TYPE_CHECKING:
     from mixformerv2.bench.doctor import Diagnosis
@@ -19,14 +27,14 @@ if TYPE_CHECKING:
 
 @app.command(epilog="Example: mixformerv2 doctor --json doctor.json")
 def doctor(
-    json_file: Annotated[Path | None, typer.Option("--json", help="Also write everything as JSON.")] = None,
+    json_path: JsonOption = None,
 ) -> None:
     """Say what this machine can run, what `auto` takes here and why, and what would be faster."""
     from mixformerv2.bench.doctor import diagnose
 
-    diagnosis = diagnose()
-    if json_file is not None:
-        json_file.write_text(json.dumps(asdict(diagnosis), indent=1) + "\n")
+    with json_document(json_path) as write_json:
+        diagnosis = diagnose()
+        write_json(asdict(diagnosis))
     say("\n".join(_lines(diagnosis)))
 
 
@@ -44,7 +52,7 @@ def quantise(
         float, typer.Option(help="Mean distance of a side from where f32 sees it, in sides of the crop.")
     ] = 0.003,
     overwrite: OverwriteOption = False,
-    json_file: Annotated[Path | None, typer.Option("--json", help="Also write the result as JSON.")] = None,
+    json_path: JsonOption = None,
 ) -> None:
     """Make the graph that --precision int8 runs: layers that accuracy depends on stay in floating point."""
     if find_spec("nncf") is None:
@@ -58,11 +66,11 @@ def quantise(
     folder = find_weights(model).parent
     refuse_existing(folder / INT8_GRAPH, overwrite)
     coordinates = None if box is None else parse_box(box)
-    seen = look(open_backend(model, "openvino", "f32"), calibrate, coordinates, examples)
     config = quantising.QuantiseConfig(max_drift)
-    made = quantising.quantise(folder, seen, config, lambda line: err.print(line, highlight=False))
-    if json_file is not None:
-        json_file.write_text(json.dumps(asdict(made) | {"examples": len(seen)}, indent=1) + "\n")
+    with json_document(json_path, overwrite) as write_json:
+        seen = look(open_backend(model, "openvino", "f32"), calibrate, coordinates, examples)
+        made = quantising.quantise(folder, seen, config, lambda line: err.print(line, highlight=False))
+        write_json(asdict(made) | {"examples": len(seen)})
     off = f"sides {made.mean_drift:.4f} of the crop off f32, {made.worst_drift:.4f} at worst"
     kept = f"in floating point {_words(made.in_floating_point)}"
     say(f"{folder / INT8_GRAPH}: {off}; {kept}; track with --precision int8")

@@ -117,7 +117,7 @@ def evaluate(
             _say(spec.label, outcome)
             failed[store.folder] = outcome.failed
     if opened.benchmark.has_truth:
-        write_report(folders, place_of_report(folders, output), chosen, root, attributes, html)
+        write_report(folders, place_of_report(folders, output), chosen, opened.root, attributes, html)
     _submit(archives, opened, failed)
     if _list_failures(failed):
         raise typer.Exit(1)

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-import json
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.table import Table
 
 from mixformerv2.cli.common import (
+    JsonOption,
     OverwriteOption,
     app,
     err,
+    json_document,
     need_torch,
     out,
     parse_box,
@@ -43,7 +45,7 @@ def export(
     box: Annotated[str | None, typer.Option(help="x,y,w,h of the object in its first frame.")] = None,
     truth: Annotated[Path | None, typer.Option(help="File of its true boxes, for the AUC.")] = None,
     force: Annotated[bool, typer.Option("--force", help="Write even what drifts beyond the limits.")] = False,
-    json_file: Annotated[Path | None, typer.Option("--json", help="Also write the figures as JSON.")] = None,
+    json_path: JsonOption = None,
     overwrite: OverwriteOption = False,
 ) -> None:
     """Make a model for other runtimes; it replays a clip against torch, and is refused where it drifts."""
@@ -57,11 +59,12 @@ def export(
     for file in files:
         refuse_existing(folder / file, overwrite)
     trial = _Trial(_clip(clip, box, truth), force)
-    try:
-        with err.status("exporting, then replaying a clip"):
-            export_model(source, folder, targets, batch, trial.check)
-    finally:
-        trial.report(json_file)
+    with json_document(json_path, overwrite) as write_json:
+        try:
+            with err.status("exporting, then replaying a clip"):
+                export_model(source, folder, targets, batch, trial.check)
+        finally:
+            trial.report(write_json)
     size = sum((folder / file).stat().st_size for file in files) / 1e6
     usage = f"; track with --model {folder}" if "onnx" in targets and batch in (None, 1) else ""
     say(f"{folder}: {size:.1f} MB{usage}")
@@ -101,12 +104,10 @@ class _Trial:
                 raise ValueError(f"{verdict}; nothing is written (--force writes it all the same)")
             warn(verdict)
 
-    def report(self, json_file: Path | None) -> None:
+    def report(self, write_json: Callable[[Any], None]) -> None:
         """What was found so far, also of an export that is refused."""
-        if json_file is not None:
-            rows = [{"target": target, **proof.to_json()} for target, proof in self._proofs]
-            document = {"clip": str(self._clip.source), "proofs": rows}
-            json_file.write_text(json.dumps(document, indent=1) + "\n")
+        rows = [{"target": target, **proof.to_json()} for target, proof in self._proofs]
+        write_json({"clip": str(self._clip.source), "proofs": rows})
         if self._proofs:
             out.print(_table(self._proofs))
 

@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from mixformerv2.cli.common import OverwriteOption, app, need_torch, out, refuse_existing, say
+from mixformerv2.cli.common import (
+    JsonOption,
+    OverwriteOption,
+    app,
+    json_document,
+    need_torch,
+    out,
+    refuse_existing,
+    say,
+)
 
 
 @app.command(epilog="Example: mixformerv2 convert mixformerv2_small.pth.tar small.safetensors")
@@ -34,7 +42,7 @@ def convert(
 
 @app.command(epilog="Example: mixformerv2 models --json models.json")
 def models(
-    json_file: Annotated[Path | None, typer.Option("--json", help="Also write the list as JSON.")] = None,
+    json_path: JsonOption = None,
 ) -> None:
     """List the models that come with the package."""
     from dataclasses import asdict
@@ -58,6 +66,6 @@ def models(
         )
         table.add_row(*map(str, row))
         listed.append({"name": name, "path": str(path), "bytes": size, **asdict(config)})
-    if json_file is not None:
-        json_file.write_text(json.dumps(listed, indent=1) + "\n")
+    with json_document(json_path) as write_json:
+        write_json(listed)
     out.print(table)

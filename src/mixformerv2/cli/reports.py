@@ -40,16 +40,14 @@ def report(
     html: HtmlOption = True,
 ) -> None:
     """Score runs that exist and put them side by side."""
-    from mixformerv2.evaluate.datasets import EVALUATED
+    from mixformerv2.evaluate.datasets import scored_on
     from mixformerv2.evaluate.store import read_description
 
-    dataset = str(read_description(run[0]).get("dataset"))
-    if dataset not in EVALUATED or not EVALUATED[dataset].has_truth:
-        raise ValueError(f"runs are scored on a dataset whose boxes are public, got {dataset} in {run[0]}")
+    benchmark = scored_on(str(read_description(run[0]).get("dataset")), run[0])
     write_report(
         run,
         place_of_report(run, output),
-        choose_protocols(protocol, EVALUATED[dataset]),
+        choose_protocols(protocol, benchmark),
         root,
         attributes,
         html,

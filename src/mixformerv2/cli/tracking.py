@@ -118,7 +118,7 @@ def track_verb(
             f"--start-frame {start_frame} belongs to --box: the rows of --boxes name their frames"
         )
     if output is None and results is None:
-        output = Path(f"{_stem(source)}-tracked.mp4")
+        output = Path(f"{default_name(source)}-tracked.mp4")
     outputs = Outputs(output, results, results_format, overwrite=overwrite)
     loading = (model, backend, precision, device, threads)
     tracker: Tracker | MultiTracker
@@ -136,16 +136,19 @@ def track_verb(
 
 def _draw_rulers(source: str, start_frame: int, picture: Path, overwrite: bool) -> None:
     from mixformerv2.rulers import write_with_rulers
-    from mixformerv2.video import open_source
+    from mixformerv2.video import open_source, without_password
 
     with open_source(source, start_frame) as frames:
         write_with_rulers(next(iter(frames)), picture, overwrite)
-    say(f"frame {start_frame} of {source}, its pixels numbered: {picture}")
+    say(f"frame {start_frame} of {without_password(source)}, its pixels numbered: {picture}")
 
 
-def _stem(source: str) -> str:
+def default_name(source: str) -> str:
     """A file name for what was tracked, whatever kind of source it is."""
-    stem = Path(source.rstrip("/")).stem if "://" not in source else source.split("://")[1].split("/")[0]
+    from mixformerv2.video import without_password
+
+    _, is_address, rest = without_password(source).partition("://")
+    stem = rest.split("/")[0] if is_address else Path(source.rstrip("/")).stem
     return "".join(c if c.isalnum() or c in "-_." else "_" for c in stem) or "video"
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections.abc
+import dataclasses
 import math
 from itertools import islice
 from pathlib import Path
@@ -55,7 +56,10 @@ def examples(backend: Backend, source: Path, box: Any, count: int) -> list[Examp
     Raises ValueError for a folder without datasets, and for a video without a box.
     """
     watching = Watching(backend)
-    tracker = Tracker(backend=watching)
+    # Its looks at the frame that the template was cut from are not what it will be asked later.
+    tracker = Tracker(
+        backend=watching, config=dataclasses.replace(backend.config.tracker, size_calibration=0.0)
+    )
     if box is not None:
         for _ in islice(track(source, box, tracker=tracker), count * _STRIDE):
             pass

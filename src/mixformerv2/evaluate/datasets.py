@@ -124,10 +124,18 @@ def open_for_evaluation(name: str, root: str | Path, only: Collection[str] = ())
     return opened
 
 
+def scored_on(dataset: str, folder: Path) -> Benchmark:
+    """The benchmark of the run in a folder. Raises ValueError where its boxes are not public, or there is none."""
+    if dataset not in EVALUATED or not EVALUATED[dataset].has_truth:
+        raise ValueError(f"runs are scored on a dataset whose boxes are public, got {dataset} in {folder}")
+    return EVALUATED[dataset]
+
+
 def reopen(runs: ReadOnlySequence[Run], root: str | Path | None = None) -> Opened:
     """The dataset of runs that exist, those of its sequences that one of them is of; ``root``: where it is now.
 
-    Raises ValueError where the runs are not of the same frames, or the dataset is not there or not what it was.
+    Raises ValueError where the runs are not of the same frames, or the dataset has no public boxes, is not there or not
+    what it was.
     """
     for key in ("dataset", "max_frames"):
         values = [run.description.get(key) for run in runs]
@@ -137,13 +145,15 @@ def reopen(runs: ReadOnlySequence[Run], root: str | Path | None = None) -> Opene
                 f"runs must be of the same {key} to stand side by side, got {values[0]} in {runs[0].folder} "
                 f"and {values[other]} in {runs[other].folder}"
             )
+    dataset = runs[0].description["dataset"]
+    scored_on(dataset, runs[0].folder)
     names = {name: None for run in runs for name in run.description["sequences"]}
     place = Path(runs[0].description["root"] if root is None else root)
     if not place.is_dir():
         raise ValueError(
             f"the dataset of {runs[0].folder} was in {place}, which is not there: name it with --root"
         )
-    opened = open_for_evaluation(runs[0].description["dataset"], place, names)
+    opened = open_for_evaluation(dataset, place, names)
     for run in runs:
         for name in run.passes:
             then, now = run.description["sequences"][name], opened.lengths[name]

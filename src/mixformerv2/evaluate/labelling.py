@@ -9,7 +9,7 @@ import shutil
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float
@@ -18,7 +18,7 @@ from mixformerv2 import geometry
 from mixformerv2.data.folder import find_clips, frames_of, read_boxes
 from mixformerv2.data.sequence import Frames, has_area
 from mixformerv2.data.video_frames import VIDEO_SUFFIXES
-from mixformerv2.evaluate.run import AnyTracker
+from mixformerv2.evaluate.run import AnyTracker, box_of
 from mixformerv2.images import IMAGE_SUFFIXES
 from mixformerv2.results import Result, ResultFile
 
@@ -155,12 +155,25 @@ def _run(
         tracker.init(pictures[0], geometry.xyxy_to_xywh(start))
     boxes[0] = start
     for number, picture in enumerate(pictures[1:], 1):
-        answer = tracker.update(picture)
-        box = np.asarray(answer.box if hasattr(answer, "box") else answer[0], np.float64)
-        if not (np.isfinite(box).all() and (box[2:] > 0).all()):
+        box = _box(tracker.update(picture))
+        if box is None:
             break
         boxes[number] = geometry.xywh_to_xyxy(box)
     return boxes
+
+
+def _box(answer: Any) -> Float[np.ndarray, "4"] | None:
+    """x, y, w, h in frame px; None where the tracker has none, or none of a size."""
+    try:
+        given = box_of(answer)
+        if given is None:
+            return None
+        box = np.array(given, np.float64).reshape(4)
+    except (TypeError, LookupError, ValueError):
+        raise ValueError(
+            f"a tracker's answer must have a box of four numbers x, y, w, h, or None as its box, got {answer!r}"
+        ) from None
+    return box if np.isfinite(box).all() and (box[2:] > 0).all() else None
 
 
 class Track(NamedTuple):
@@ -186,6 +199,15 @@ def label(
     for name in dict.fromkeys(start.clip for start in starts):
         if name not in there:
             raise ValueError(f"no clip is called {name!r} in {clips}: it holds {', '.join(there) or 'none'}")
+    for start in starts:
+        if (output / start.name / BOXES).exists():
+            continue
+        num_frames = len(frames_of(there[start.clip].pictures))
+        if start.frame >= num_frames:
+            raise ValueError(
+                f"track {start.name} begins at frame {start.frame} of {start.clip}, counted from 0, "
+                f"which has {num_frames} frames"
+            )
     for start in starts:
         boxes_path = output / start.name / BOXES
         pictures = there[start.clip].pictures

@@ -30,10 +30,9 @@ from mixformerv2.evaluate.python_class import import_module, open_class
 from mixformerv2.evaluate.run import AnyTracker
 from mixformerv2.runtime.backend import (
     BACKENDS,
-    ENCODE_GRAPH,
     PRECISIONS,
-    SEARCH_GRAPH,
     WEIGHTS_FILE,
+    files_of_graphs,
     find_weights,
     open_backend,
     shipped_models,
@@ -150,12 +149,8 @@ def describe(spec: TrackerSpec) -> dict[str, Any]:
         about |= {"backend": backend.name, "precision": backend.precision}
         about["config"] = dataclasses.asdict(dataclasses.replace(backend.config, tracker=tracker.config))
         weights = find_weights(spec.target)
-        graphs = (
-            []
-            if backend.name == "torch"
-            else [weights.parent / name for name in (ENCODE_GRAPH, SEARCH_GRAPH)]
-        )
-        files = {path.name: path for path in (weights, *graphs)}
+        graphs = () if backend.name == "torch" else files_of_graphs(backend.precision)
+        files = {weights.name: weights} | {name: weights.parent / name for name in graphs}
         packages.append(backend.name)
     elif spec.kind == "opencv":
         files = model_files(spec.target, spec.options)

@@ -24,6 +24,11 @@ BACKENDS = ("openvino", "onnxruntime", "torch")
 PRECISIONS = ("f32", "bf16", "f16", "int8")
 
 
+def files_of_graphs(precision: str) -> tuple[str, ...]:
+    """What a runtime loads of an exported model, beside its weights; the search graph comes second."""
+    return (ENCODE_GRAPH, INT8_GRAPH, INT8_WEIGHTS) if precision == "int8" else (ENCODE_GRAPH, SEARCH_GRAPH)
+
+
 class Located(NamedTuple):
     """What a search crop says, one row an example."""
 

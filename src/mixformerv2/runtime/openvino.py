@@ -17,11 +17,11 @@ from mixformerv2.runtime import compiled
 from mixformerv2.runtime.backend import (
     ENCODE_GRAPH,
     INT8_GRAPH,
-    INT8_WEIGHTS,
     SEARCH_GRAPH,
     WEIGHTS_FILE,
     Located,
     damaged,
+    files_of_graphs,
     read_config,
 )
 
@@ -96,17 +96,17 @@ class OpenVINOBackend:
         self._options: dict[str, Any] = {"INFERENCE_PRECISION_HINT": floating}
         if threads is not None and self._device == "CPU":
             self._options["INFERENCE_NUM_THREADS"] = threads
-        files = {SEARCH_GRAPH: INT8_GRAPH} if self.precision == "int8" else {}
+        files = files_of_graphs(self.precision)
         self._graphs = {
-            graph: self._read(folder / files.get(graph, graph)) for graph in (ENCODE_GRAPH, SEARCH_GRAPH)
+            graph: self._read(folder / file)
+            for graph, file in zip((ENCODE_GRAPH, SEARCH_GRAPH), files[:2], strict=True)
         }
-        if files and not self._is_of(folder / WEIGHTS_FILE):
+        if self.precision == "int8" and not self._is_of(folder / WEIGHTS_FILE):
             raise ValueError(
                 f"{folder / INT8_GRAPH} was made of other weights than those beside it: "
                 f"make it anew with `mixformerv2 quantise {folder} --calibrate VIDEO --overwrite`"
             )
-        searched = (INT8_GRAPH, INT8_WEIGHTS) if files else (SEARCH_GRAPH,)
-        self._source = compiled.digest(folder / file for file in (WEIGHTS_FILE, ENCODE_GRAPH, *searched))
+        self._source = compiled.digest(folder / file for file in (WEIGHTS_FILE, *files))
         if floating == "bf16":
             self._keep_cache_in_bf16()
         self._compiled: dict[Any, ov.CompiledModel] = {}

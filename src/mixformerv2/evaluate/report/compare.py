@@ -208,7 +208,12 @@ def _pairs(a: RunScores, b: RunScores, protocol: str, figure: str) -> list[Diffe
     pairs = [
         Difference(name, *(float(getattr(one.by_sequence[protocol][name], figure)) for one in (a, b)))
         for name in a.sequences
+        if a.by_sequence[protocol][name].frames
     ]
+    if not pairs:
+        raise ValueError(
+            f"the protocol {protocol} has no frame to score in any of {_sequences(len(a.sequences))}"
+        )
     if any(math.isnan(pair.gain) for pair in pairs):
         raise ValueError(
             f"the protocol {protocol} has no figure {figure}: choose {', '.join(headline(protocol))}"
