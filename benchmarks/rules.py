@@ -69,13 +69,14 @@ def track(job: Job) -> tuple[str, Figures]:
 
 def table(rows: Sequence[tuple[str, Figures, Mapping[str, Figures]]]) -> str:
     """Markdown; the last column names the sequences that a change decides most."""
-    own = rows[0][2]
-    lines = ["| rule | AUC | precision at 20 px | most changed |", "|---|---|---|---|"]
+    own, settings = rows[0][2], dict(CHANGES)
+    lines = ["| rule | setting | AUC | precision at 20 px | most changed |", "|---|---|---|---|---|"]
     for label, mean, each in rows:
+        setting = ", ".join(f"`{name}={value}`" for name, value in settings[label].items())
         gains = {name: each[name].auc - own[name].auc for name in each}
         most = sorted(gains, key=lambda name: -abs(gains[name]))[:2]
         changed = ", ".join(f"{name} {gains[name]:+.2f}" for name in most if abs(gains[name]) >= 0.02)
-        lines.append(f"| {label} | {mean.auc:.3f} | {mean.precision:.3f} | {changed} |")
+        lines.append(f"| {label} | {setting} | {mean.auc:.3f} | {mean.precision:.3f} | {changed} |")
     return "\n".join(lines)
 
 

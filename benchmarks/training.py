@@ -1,7 +1,7 @@
 """Training examples per second: of the loader alone, from memory and from disk, of the steps alone, and of training.
 
 python benchmarks/training.py --data ../shared/data tiny
-python benchmarks/training.py --data SHARDS --device cuda --chunk 256 --workers 4 --workers 12 tiny mixvit-s
+python benchmarks/training.py --data SHARDS --device cuda --chunk 256 --workers 4 --workers 12 tiny-224 mixvit-s
 
 Rounds of all rows alternate, so that a slow moment of the machine falls on all of them; figures are medians over the
 rounds. The first round of each, in which frames are decoded or processes start, does not count.
@@ -79,7 +79,12 @@ def rows_of(args: argparse.Namespace, device: torch.device) -> list[Row]:
     weights = {name: float(weight) for name, weight in (text.split("=") for text in args.weight)}
     datasets = open_datasets(args.data)
     config = DataConfig(SampleConfig(weights), chunk=args.chunk)
-    sizes = {"search_px": args.search_px, "template_px": args.template_px, "seed": 0, "device": device}
+    models = {name: preset(name).model for name in args.presets}
+    windows = {(model.search_px, model.template_px) for model in models.values()} or {(224, 112)}
+    if len(windows) > 1:
+        raise SystemExit(f"presets in one run must have windows of one size, got {' and '.join(models)}")
+    search_px, template_px = windows.pop()
+    sizes = {"search_px": search_px, "template_px": template_px, "seed": 0, "device": device}
     memory = Loader(datasets, config, **sizes, max_gigabytes=args.gigabytes)
     memory.prepare()
     rows = [Row("loader: memory", memory.chunks, None)]
@@ -100,14 +105,12 @@ def rows_of(args: argparse.Namespace, device: torch.device) -> list[Row]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("presets", nargs="*", help="networks to train")
+    parser.add_argument("presets", nargs="*", help="networks to train, of one size of windows")
     parser.add_argument("--data", type=Path, required=True, help="folder of datasets")
     parser.add_argument("--weight", action="append", help="dataset=weight; default coco=0.8 and got10k=0.2")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--threads", type=int, default=2, help="of the main process")
     parser.add_argument("--workers", type=int, action="append", help="may be repeated; default 2")
-    parser.add_argument("--search-px", type=int, default=224)
-    parser.add_argument("--template-px", type=int, default=112)
     parser.add_argument("--chunk", type=int, default=32)
     parser.add_argument("--chunks", type=int, default=8, help="a round")
     parser.add_argument("--rounds", type=int, default=5)

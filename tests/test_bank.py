@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from painted import HEIGHT, WIDTH, Outlines, colour, rectangle, still, video
 
-from mixformerv2.data.bank import ImageBank, inside_box, look, read_rgbm, shrink
+from mixformerv2.data.bank import ImageBank, inside_box, look, read_rgbm
 
 
 def noise(height: int, width: int, seed: int = 0) -> np.ndarray:
@@ -166,7 +166,7 @@ def test_a_bank_holds_pictures_of_any_size_one_after_the_other() -> None:
     bank, pictures = make_bank()
     assert len(bank) == 3 and bank.pixels.dtype == torch.int32
     assert bank.starts.tolist() == [0, 108, 208] and len(bank.pixels) == 257
-    assert bank.sizes.tolist() == bank.frame_sizes.tolist() == [[12, 9], [5, 20], [7, 7]]
+    assert bank.sizes.tolist() == [[12, 9], [5, 20], [7, 7]]
     red, green, blue, mask = pictures[1][19, 4].tolist()
     assert int(bank.pixels[207]) & 0xFFFFFFFF == red | green << 8 | blue << 16 | mask << 24
 
@@ -226,16 +226,3 @@ def test_gathering_and_looking_agree_on_coarse_windows(scale: float) -> None:
     maps = np.stack([affine(scale, angle, 40, 40) for angle in (0.0, 0.2, -0.1)])
     ours, reference = bank._gather(index, maps, 30), bank._look(index, maps, 30)
     assert (ours.float() - reference.float()).abs().mean() < 2
-
-
-def test_a_shrunk_picture_is_seen_at_the_same_place() -> None:
-    picture = np.zeros((80, 120, 4), np.uint8)
-    picture[20:60, 40:80] = 255
-    small = shrink(picture, 60)
-    assert small.shape == (40, 60, 4)
-    bank = ImageBank.pack([small], np.array([[120, 80]]))
-    window = bank.view(np.zeros(1, np.int64), affine(80, 0, 20, 0)[None], 40)[0]
-    expected = look(picture, affine(80, 0, 20, 0), 40)
-    assert np.abs(window.numpy().astype(int) - expected).mean() < 3
-    assert shrink(picture, 120) is picture
-    assert shrink(noise(2, 500), 100).shape == (1, 100, 4)

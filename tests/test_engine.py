@@ -217,7 +217,7 @@ def test_the_score_head_learns_alone_and_all_else_stays_bit_for_bit(data: Data, 
 def test_frozen_blocks_and_all_before_them_stay_bit_for_bit(blocks: int, data: Data, tmp_path: Path) -> None:
     start = build(training.MODEL, seed=4)
     before = {name: tensor.clone() for name, tensor in start.state_dict().items()}
-    stage = training.stage(steps=3, frozen_blocks=blocks)
+    stage = training.stage(steps=3, frozen_embedding=True, frozen_blocks=blocks)
     trained = make_engine(stage, data, tmp_path, start=start)
     trained.run(NEVER)
     after = checkpoint.load(tmp_path / LAST)[0].state_dict()

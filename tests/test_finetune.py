@@ -208,6 +208,29 @@ def test_a_model_without_a_score_head_is_tuned_without_a_loss_on_the_score() -> 
     assert finetune.of_size(RECIPES["finetune"](), scored).stages[0].losses.overlap == 0.3
 
 
+@pytest.mark.parametrize(
+    ("heads", "side", "centre"),
+    [
+        ({"regression": "numbers"}, 0.0, 0.0),
+        ({"box_head": "centre"}, 0.0, 1.0),
+        ({"box_head": "corner"}, 1.0, 0.0),
+    ],
+)
+def test_a_model_is_tuned_with_the_losses_that_its_head_can_take(
+    heads: dict[str, str], side: float, centre: float
+) -> None:
+    model = dataclasses.replace(training.MODEL, **heads)
+    losses = finetune.of_size(RECIPES["finetune"](), Config(model)).stages[0].losses
+    assert (losses.side, losses.centre) == (side, centre)
+
+
+def test_settings_may_suit_the_chosen_model_alone(tmp_path: Path) -> None:
+    model = dataclasses.replace(training.MODEL, depth=10)
+    checkpoint.save(build(model, seed=0), Config(model), tmp_path / "deep.safetensors")
+    chosen = [f"start={tmp_path / 'deep.safetensors'}", "frozen_blocks=9"]
+    assert finetune.with_settings(RECIPES["finetune"](), chosen).stages[0].frozen_blocks == 9
+
+
 def test_the_window_has_the_scale_that_the_model_tracks_in_unless_it_is_set() -> None:
     for name in ("compact", "tiny"):
         (stage,) = finetune.with_settings(RECIPES["finetune"](), [f"start={name}"]).stages

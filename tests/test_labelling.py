@@ -158,6 +158,7 @@ def test_labelled_tracks_are_clips_that_training_reads(tmp_path: Path) -> None:
     assert tracks == [Track("one", 3, 4, True), Track("two", 3, 4, True)]
     read = list(read_folder(tmp_path / "out"))
     assert [sequence.name for sequence in read] == ["one", "two"]
+    assert read[0].same_pictures(read[1])
     for sequence in read:
         assert lefts_of(sequence.boxes_frame) == [80, 84, 88, None]
         assert sequence.absent.tolist() == [False, False, False, True]

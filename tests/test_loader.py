@@ -302,7 +302,6 @@ def test_a_killed_worker_is_said_in_one_sentence_and_the_next_chunks_come_from_n
 def test_the_memory_needed_is_told_from_a_few_frames() -> None:
     datasets = {"clips": [video(50), video(100)], "stills": stills(200)}
     assert estimate_gigabytes(datasets) == pytest.approx(350 * 48 * 40 * 4 / 1e9)
-    assert estimate_gigabytes(datasets, 24) == pytest.approx(350 * 24 * 20 * 4 / 1e9)
 
 
 def test_frames_of_which_nothing_is_known_take_no_memory() -> None:
@@ -339,16 +338,6 @@ def test_frames_are_decoded_once(datasets: dict[str, list[Sequence]]) -> None:
     turned = dataclasses.replace(CONFIG, sample=SampleConfig({"stills": 1.0}))
     stills_only = make(datasets, turned, decoded=loader.decoded)
     assert len(next(stills_only.chunks([0])).search) == 4 and not stills_only.skipped
-
-
-def test_frames_shrunk_in_memory_give_the_same_examples_less_sharp(
-    datasets: dict[str, list[Sequence]],
-) -> None:
-    config = dataclasses.replace(CONFIG, degrade=DAYLIGHT)
-    whole, small = (next(make(datasets, config, max_side_px=side).chunks([0])) for side in (None, 24))
-    assert torch.equal(whole.present, small.present)
-    torch.testing.assert_close(whole.box_unit, small.box_unit, rtol=0, atol=0.06)
-    assert 0 < (whole.search.int() - small.search).abs().float().mean() < 12
 
 
 # --- settings

@@ -10,7 +10,6 @@ from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 
-import numpy as np
 import pytest
 import torch
 from rich.console import Console
@@ -301,8 +300,6 @@ def test_without_a_folder_nothing_is_written_or_said(capsys: pytest.CaptureFixtu
     with RunLog(None, 1, 100) as run:
         run.step(1, 4, parts(loss=1.0))
         run.event("validation", {"auc": 0.5})
-        run.status("validating")
-        run.picture("examples", np.zeros((4, 4, 3), np.uint8))
     assert capsys.readouterr().out == ""
 
 
@@ -352,24 +349,3 @@ def test_the_bar_is_gone_when_an_error_ends_the_run(tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         fail()
     assert out.getvalue().endswith("\x1b[?25h")
-
-
-def test_a_status_stands_under_the_bar_until_the_next_event(tmp_path: Path) -> None:
-    out = io.StringIO()
-    console = Console(file=out, force_terminal=True, width=100)
-    with RunLog(tmp_path, 1, 80, console=console) as run:
-        run.step(1, 8, parts(loss=1.0))
-        run.status("validating: 1 of 3")
-        assert "validating: 1 of 3" in out.getvalue()
-        run.event("validation", {"auc": 0.5})
-    _, after = out.getvalue().split("auc 0.5")
-    assert "validating: 1 of 3" not in after
-
-
-def test_a_picture_goes_to_tensorboard_as_it_is(tmp_path: Path) -> None:
-    picture = np.random.default_rng(0).integers(0, 256, (6, 5, 3), np.uint8)
-    with RunLog(tmp_path, 1, 10, screen=False) as run:
-        run.step(1, 4, parts(loss=1.0))
-        run.picture("examples", picture)
-    (image,) = EventAccumulator(str(tmp_path / "tensorboard")).Reload().Images("examples")
-    assert (image.step, image.width, image.height) == (1, 5, 6)

@@ -187,12 +187,6 @@ def test_the_search_token_loss_is_finite_where_no_token_is_inside() -> None:
     assert loss.isfinite() and outputs.grad is not None and outputs.grad.isfinite().all()
 
 
-def test_the_most_confident_token_is_asked_whether_it_lies_inside() -> None:
-    inside_logits = torch.zeros(2, 16)
-    inside_logits[0, 10], inside_logits[1, 0] = 1, 1
-    assert losses.best_token_inside(inside_logits, WIDE.expand(2, 4).float()).tolist() == [1, 0]
-
-
 def test_the_attention_guidance_by_hand() -> None:
     attention = torch.full((1, 4, 16), 1 / 16, dtype=torch.float64)
     # Along the sides: left token 9, top all three, right token 11, bottom all three.

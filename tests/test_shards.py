@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import errno
 import json
 import pickle
@@ -88,6 +89,15 @@ def test_a_packed_sequence_is_the_sequence(tmp_path: Path) -> None:
     for index in (3, 0, 2, 1):
         assert np.array_equal(sequence.frame(index), original.frame(index))
         assert np.array_equal(sequence.masks.read(index), LeftHalf().read(index))
+
+
+def test_targets_of_one_picture_are_known_to_be_so(tmp_path: Path) -> None:
+    one = make_sequence(tmp_path / "one")
+    other, same = make_sequence(tmp_path / "two"), dataclasses.replace(one, name="again")
+    pack({"otb": [one, other, same]}, tmp_path / "packed")
+    packed = [*read_shards(tmp_path / "packed")["otb"]]
+    assert one.same_pictures(same)
+    assert packed[0].same_pictures(packed[2]) and not packed[0].same_pictures(packed[1])
 
 
 def test_what_a_dataset_does_not_say_stays_unsaid(tmp_path: Path) -> None:

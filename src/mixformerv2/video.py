@@ -184,16 +184,16 @@ class VideoSource(FrameSource):
         self.is_counted = stream.frames > 0
 
     def packets(self) -> Iterator[av.Packet | None]:
-        import av
+        from av import FFmpegError  # by name: a generator may outlive what a module holds
 
         try:
             yield from self.container.demux(self.stream)
-        except av.FFmpegError:
+        except FFmpegError:
             self._broke_off = True
             yield None  # empties the decoder, as the packet at a proper end does
 
     def raw_frames(self) -> Iterator[av.VideoFrame]:
-        import av
+        from av import FFmpegError
 
         num_frames = num_damaged = 0
         tick_s = self.stream.time_base or Fraction(0)
@@ -201,7 +201,7 @@ class VideoSource(FrameSource):
         for packet in self.packets():
             try:
                 frames = self.stream.decode(packet)
-            except av.FFmpegError:
+            except FFmpegError:
                 # A live stream is joined between key frames: what comes before the first frame is no damage.
                 num_damaged += num_frames > 0
                 continue

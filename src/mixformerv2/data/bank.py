@@ -63,16 +63,6 @@ def _covered(first: float, last: float, length: int) -> _Pixels:
     return _Pixels(slice(low, high), share)
 
 
-def shrink(rgbm: UInt8[np.ndarray, "h w 4"], max_side_px: int) -> UInt8[np.ndarray, "h2 w2 4"]:
-    """The picture, made smaller if its longer side has more pixels than that."""
-    height, width = rgbm.shape[:2]
-    scale = max_side_px / max(height, width)
-    if scale >= 1:
-        return rgbm
-    size = max(round(width * scale), 1), max(round(height * scale), 1)
-    return cv2.resize(rgbm, size, interpolation=cv2.INTER_AREA)
-
-
 def look(
     rgbm: UInt8[np.ndarray, "h w 4"], to_image: Float[np.ndarray, "2 3"], side_px: int
 ) -> UInt8[np.ndarray, "side side 4"]:
@@ -151,18 +141,13 @@ class ImageBank:
     pixels: Int32[Tensor, " total"]
     starts: Int64[np.ndarray, " n"]
     sizes: Int64[np.ndarray, "n 2"]
-    """width, height of what is held"""
-    frame_sizes: Int64[np.ndarray, "n 2"]
-    """width, height of the frame, which was larger if it has been shrunk"""
+    """width, height"""
 
     @classmethod
     def pack(
-        cls,
-        pictures: Iterable[UInt8[np.ndarray, "_ _ 4"]],
-        frame_sizes: Int64[np.ndarray, "n 2"] | None = None,
-        device: torch.device | str = "cpu",
+        cls, pictures: Iterable[UInt8[np.ndarray, "_ _ 4"]], device: torch.device | str = "cpu"
     ) -> ImageBank:
-        """`frame_sizes` is where pictures were shrunk. Pictures are taken one by one and not kept."""
+        """Pictures are taken one by one and not kept."""
         slabs, sizes = _pack_into_slabs(pictures)
         ends = np.cumsum(sizes.prod(axis=1))
         pixels = torch.empty(int(ends[-1]) if len(ends) else 0, dtype=torch.int32, device=device)
@@ -171,7 +156,7 @@ class ImageBank:
             slab = slabs.pop()
             pixels[end - len(slab) : end] = torch.from_numpy(slab)
             end -= len(slab)
-        return cls(pixels, ends - sizes.prod(axis=1), sizes, sizes if frame_sizes is None else frame_sizes)
+        return cls(pixels, ends - sizes.prod(axis=1), sizes)
 
     def __len__(self) -> int:
         return len(self.starts)
@@ -181,10 +166,9 @@ class ImageBank:
         return self.pixels.device
 
     def view(
-        self, index: Int64[np.ndarray, " b"], to_frame: Float[np.ndarray, "b 2 3"], side_px: int
+        self, index: Int64[np.ndarray, " b"], to_image: Float[np.ndarray, "b 2 3"], side_px: int
     ) -> UInt8[Tensor, "b side side 4"]:
-        """Windows as from `look`; `to_frame` maps the unit window to px of the frame."""
-        to_image = to_frame * (self.sizes / self.frame_sizes)[index][:, :, None]
+        """Windows as from `look`; `to_image` maps the unit window to px of the picture."""
         if self.device.type == "cpu":
             # Three times as fast as grid_sample there, which is three times as fast as gathering.
             return self._look(index, to_image, side_px)

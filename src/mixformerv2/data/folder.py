@@ -140,11 +140,14 @@ class UprightImages:
 
 
 def frames_of(pictures: Path, expected: int = 0) -> UprightImages | VideoFrames:
-    """The frames of a clip; a video that is said to have `expected` of them is not counted by decoding."""
+    """The frames of a clip; a video that is said to have `expected` of them is not counted by decoding.
+
+    Links are followed: by where they lie, clips of several targets are known to show the same.
+    """
     if not pictures.is_dir():
-        return VideoFrames.find(pictures, expected)
+        return VideoFrames.find(pictures.resolve(), expected)
     images = [path for path in _visible(pictures) if path.suffix.lower() in IMAGE_SUFFIXES]
-    return UprightImages(tuple(sorted(images, key=_natural_order)))
+    return UprightImages(tuple(path.resolve() for path in sorted(images, key=_natural_order)))
 
 
 def _visible(folder: Path) -> list[Path]:

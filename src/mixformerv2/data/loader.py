@@ -59,7 +59,6 @@ class Loader:
         device: torch.device | str = "cpu",
         workers: int = 0,
         in_memory: bool = True,
-        max_side_px: int | None = None,
         max_gigabytes: float = 8.0,
         max_skipped_share: float = 0.01,
         decoded: Decoded | None = None,
@@ -68,7 +67,7 @@ class Loader:
         """`workers` are processes that read ahead from disk, or plan ahead what is taken from memory; 0 is none.
         As many threads decode in the beginning.
 
-        `max_side_px` shrinks the frames in memory, which may take `max_gigabytes`. Of the examples so far,
+        Frames in memory may take `max_gigabytes`. Of the examples so far,
         `max_skipped_share` may have had to be drawn anew because a file could not be read. `decoded` is another
         loader's, of the same datasets: what is there need not be decoded again. `template_surround` is the network's.
         Raises ValueError if a dataset with a weight is not there.
@@ -90,7 +89,6 @@ class Loader:
         self.device = torch.device(device)
         self.workers = workers
         self.in_memory = in_memory
-        self.max_side_px = max_side_px
         self.max_gigabytes = max_gigabytes
         self.max_skipped_share = max_skipped_share
         self.skipped: dict[str, int] = {}
@@ -115,9 +113,7 @@ class Loader:
         sampler = self.stream.sampler
         if self.decoded is None or not self.decoded.holds(sampler.names, self.device):
             datasets = dict(zip(sampler.names, sampler.datasets, strict=True))
-            self.decoded = Decoded.load(
-                datasets, self.device, self.max_side_px, self.max_gigabytes, self.workers
-            )
+            self.decoded = Decoded.load(datasets, self.device, self.max_gigabytes, self.workers)
             for place in self.decoded.unreadable.values():
                 self.skipped[place] = self.skipped.get(place, 0) + 1
         self._source = MemoryPlans(self.stream, self.decoded)

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import NamedTuple, TypeVar
+from typing import TypeVar
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Int64, UInt8
 
-from mixformerv2.data.bank import ImageBank, read_rgbm, shrink
+from mixformerv2.data.bank import ImageBank, read_rgbm
 from mixformerv2.data.sampler import Datasets
 from mixformerv2.data.sequence import Sequence
 
@@ -40,36 +39,32 @@ class Decoded:
         cls,
         datasets: Datasets,
         device: torch.device,
-        max_side_px: int | None = None,
         max_gigabytes: float = 8.0,
         threads: int = 0,
     ) -> Decoded:
-        """No frame is held longer than `max_side_px`; `threads` of 0 is none but the caller's.
-
-        Raises ValueError if it would take more memory than `max_gigabytes`.
-        """
-        _check_size(datasets, max_side_px, max_gigabytes)
+        """`threads` of 0 is none but the caller's. Raises ValueError where `max_gigabytes` of memory do not hold it."""
+        _check_size(datasets, max_gigabytes)
         references = [(name, number) for name, dataset in datasets.items() for number in range(len(dataset))]
-        frame_sizes: list[tuple[int, int]] = []
         rows: list[int] = []
         first_frame: list[int] = []
         unreadable = {}
+        held = 0
 
         def pictures() -> Iterator[UInt8[np.ndarray, "_ _ 4"]]:
-            for frames in _in_threads(threads, lambda at: _decode(datasets, *at, max_side_px), references):
+            nonlocal held
+            for frames in _in_threads(threads, lambda at: _decode(datasets, *at), references):
                 first_frame.append(len(rows) if frames else -1)
                 for frame in frames:
-                    if not isinstance(frame, _Frame):
-                        if frame is not None:
-                            unreadable[len(rows)] = frame
-                        rows.append(-1)
+                    if isinstance(frame, np.ndarray):
+                        rows.append(held)
+                        held += 1
+                        yield frame
                         continue
-                    rows.append(len(frame_sizes))
-                    frame_sizes.append(frame.size)
-                    yield frame.rgbm
+                    if frame is not None:
+                        unreadable[len(rows)] = frame
+                    rows.append(-1)
 
         bank = ImageBank.pack(pictures(), device=device)
-        bank = dataclasses.replace(bank, frame_sizes=np.array(frame_sizes, np.int64).reshape(-1, 2))
         starts = np.cumsum([0, *map(len, datasets.values())]).tolist()
         first_sequence = dict(zip(datasets, starts, strict=False))
         return cls(
@@ -81,12 +76,10 @@ class Decoded:
         return self.first_sequence.keys() >= set(names) and self.bank.device.type == device.type
 
 
-class _Frame(NamedTuple):
-    rgbm: UInt8[np.ndarray, "h w 4"]
-    size: tuple[int, int]  # width, height before it was shrunk
+_Frame = UInt8[np.ndarray, "h w 4"]
 
 
-def _decode(datasets: Datasets, name: str, index: int, max_side_px: int | None) -> list[_Frame | str | None]:
+def _decode(datasets: Datasets, name: str, index: int) -> list[_Frame | str | None]:
     """The frames of a sequence; the place of one that cannot be read; None where nothing is known of the target, for
     no example is made of it. Empty for a sequence that cannot be opened.
     """
@@ -100,12 +93,9 @@ def _decode(datasets: Datasets, name: str, index: int, max_side_px: int | None) 
             frames.append(None)
             continue
         try:
-            rgbm = read_rgbm(sequence, number)
+            frames.append(read_rgbm(sequence, number))
         except ValueError:
             frames.append(sequence.frames.place(number))
-            continue
-        held = rgbm if max_side_px is None else shrink(rgbm, max_side_px)
-        frames.append(_Frame(held, (rgbm.shape[1], rgbm.shape[0])))
     return frames
 
 
@@ -120,34 +110,34 @@ def _in_threads(
         yield from pool.map(work, items)
 
 
-def estimate_gigabytes(datasets: Datasets, max_side_px: int | None = None) -> float:
+def estimate_gigabytes(datasets: Datasets) -> float:
     """What all frames of the datasets take when decoded, told from a few sequences of each."""
     total = 0.0
     for name, dataset in datasets.items():
         probed = np.unique(np.linspace(0, len(dataset) - 1, _PROBED).astype(int)).tolist()
-        held = [size for index in probed if (size := _bytes(datasets, name, index, max_side_px)) is not None]
+        held = [size for index in probed if (size := _bytes(datasets, name, index)) is not None]
         total += float(np.mean(held)) * len(dataset) if held else 0.0
     return total / 1e9
 
 
-def _bytes(datasets: Datasets, name: str, index: int, max_side_px: int | None) -> float | None:
+def _bytes(datasets: Datasets, name: str, index: int) -> float | None:
     try:
         sequence = datasets[name][index]
         height, width = sequence.frame(0).shape[:2]
     except ValueError:
         return None  # what cannot be read is counted later
-    scale = 1.0 if max_side_px is None else min(max_side_px / max(height, width), 1.0)
-    return 4.0 * int(_is_known(sequence).sum()) * height * width * scale**2
+    return 4.0 * int(_is_known(sequence).sum()) * height * width
 
 
 def _is_known(sequence: Sequence) -> Bool[np.ndarray, " frames"]:
     return ~sequence.absent | sequence.lacking
 
 
-def _check_size(datasets: Datasets, max_side_px: int | None, max_gigabytes: float) -> None:
-    needed = estimate_gigabytes(datasets, max_side_px)
+def _check_size(datasets: Datasets, max_gigabytes: float) -> None:
+    needed = estimate_gigabytes(datasets)
     if needed > max_gigabytes:
         raise ValueError(
             f"decoded, the frames of {' and '.join(datasets)} take about {needed:.1f} GB of memory, more than "
-            f"the {max_gigabytes:g} GB allowed: read them from disk with --no-memory, or shrink them with max_side_px"
+            f"the {max_gigabytes:g} GB allowed: read them from disk with --no-memory, allow more with "
+            "--max-gigabytes, or pack them smaller with `data pack --longest-side`"
         )

@@ -105,6 +105,7 @@ class _Packing:
         self.progress = progress
         self.lines: dict[str, dict[str, str]] = {}
         self.shards: list[tuple[str, int]] = []
+        self.sources: dict[str, int] = {}  # pictures and videos, numbered
         self.problems: list[Problem] = []
         self.num_frames = 0
 
@@ -113,7 +114,7 @@ class _Packing:
         if any(name == f"{stem}-000000.tar" for name, _ in self.shards):
             stem += f"_{len(self.shards)}"  # two names in another script may look alike in plain letters
         with ShardFiles(self.folder / stem, self.max_bytes) as shards:
-            writer = _Writer(key, shards, self.problems)
+            writer = _Writer(key, shards, self.sources, self.problems)
             for job, sample in _ahead(self.encode, _jobs(dataset, self.every, self.problems)):
                 writer.take(job, sample)
                 if self.progress is not None and job.last:
@@ -281,11 +282,14 @@ def _mask(job: _Job, pixels: UInt8[np.ndarray, "h w 3"]) -> Bool[np.ndarray, "h 
 class _Writer:
     """Turns the samples of a dataset into members of shards and lines of the index."""
 
-    def __init__(self, key: str, shards: ShardFiles, problems: list[Problem]) -> None:
+    def __init__(
+        self, key: str, shards: ShardFiles, sources: dict[str, int], problems: list[Problem]
+    ) -> None:
         self.lines: dict[str, str] = {}
         self.num_frames = 0
         self._key = key
         self._shards = shards
+        self._sources = sources
         self._problems = problems
         self._taken: list[dict[str, Any]] = []
         self._broken = False
@@ -305,7 +309,8 @@ class _Writer:
             self._shards.give_up()
         else:
             shard, shift = self._shards.finish()
-            self.lines[name] = _line(self._taken, shard, shift)
+            number = self._sources.setdefault(job.sequence.known_by, len(self._sources))
+            self.lines[name] = _line(self._taken, shard, shift, number)
             self.num_frames += len(self._taken)
         self._taken, self._broken = [], False
 
@@ -330,9 +335,12 @@ class _Writer:
         return facts
 
 
-def _line(frames: list[dict[str, Any]], shard: str, shift: int) -> str:
-    """One sequence of the index: a list per column, null for a column that the sequence lacks."""
-    columns: dict[str, Any] = {"shard": shard}
+def _line(frames: list[dict[str, Any]], shard: str, shift: int, source: int) -> str:
+    """One sequence of the index: a list per column, null for a column that the sequence lacks.
+
+    ``source`` is the same for all that are of one picture or video, which lies in the shards once for each.
+    """
+    columns: dict[str, Any] = {"shard": shard, "source": source}
     for column, first in frames[0].items():
         values = [facts[column] for facts in frames]
         if column in ("image", "mask"):

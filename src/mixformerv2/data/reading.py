@@ -167,7 +167,7 @@ class MemoryPlans:
         self.stream = stream
         self._first_sequence = np.array([decoded.first_sequence[name] for name in stream.sampler.names])
         self._first_frame, self._rows = decoded.first_frame, decoded.rows
-        self._unreadable, self._frame_sizes = decoded.unreadable, decoded.bank.frame_sizes
+        self._unreadable, self._frame_sizes = decoded.unreadable, decoded.bank.sizes
 
     def prepare(self, index: int) -> Planned:
         """Raises ValueError as `Stream.plan` does."""

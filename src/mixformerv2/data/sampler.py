@@ -120,10 +120,6 @@ class _Known(NamedTuple):
     def segmented(self) -> bool:
         return self.sequence.masks is not None
 
-    def same_pictures(self, other: _Known) -> bool:
-        """Several targets of one picture or video are sequences of their own."""
-        return self.sequence.frames.place(0) == other.sequence.frames.place(0)
-
 
 class _Look(NamedTuple):
     """A frame, and the box by which its window is laid."""
@@ -244,7 +240,11 @@ class Sampler:
                 step = int(rng.integers(1, self.config.neighbours + 1))
                 index = (known.number + step) % len(self.datasets[dataset])
             other = self._usable(dataset, index)
-            if other and (other.segmented or not segmented) and not other.same_pictures(known):
+            if (
+                other
+                and (other.segmented or not segmented)
+                and not other.sequence.same_pictures(known.sequence)
+            ):
                 return self._look(other, _one_of(other.visible, rng))
         return None
 

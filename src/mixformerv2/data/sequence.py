@@ -140,6 +140,8 @@ class Sequence:
     """None where only boxes are annotated"""
     unknown: Bool[np.ndarray, " frames"] | None = None
     """of absent frames, those of which nobody says whether they show the target; None where each is annotated"""
+    source: str | None = None
+    """a name of the picture or video; None: the place of the first frame tells it"""
 
     def __post_init__(self) -> None:
         rows = {
@@ -168,6 +170,15 @@ class Sequence:
     def lacking(self) -> Bool[np.ndarray, " frames"]:
         """Frames that are known to lack the target."""
         return self.absent if self.unknown is None else self.absent & ~self.unknown
+
+    def same_pictures(self, other: Sequence) -> bool:
+        """Several targets of one picture or video are sequences of their own."""
+        return self.known_by == other.known_by
+
+    @property
+    def known_by(self) -> str:
+        """The same for all sequences of one picture or video."""
+        return self.source or self.frames.place(0)
 
     def frame(self, index: int) -> UInt8[np.ndarray, "h w 3"]:
         """RGB. Raises ValueError, naming the file, if it cannot be read."""

@@ -183,6 +183,7 @@ def _load_sequence(index: _Index, key: str, name: str) -> Sequence:
         np.array([box or (np.nan,) * 4 for box in columns["box"]], np.float64),
         absent=np.array(columns["absent"], bool),
         masks=None if columns["mask"] is None else PackedMasks(_ranges(url, columns["mask"])),
+        source=f"{index.root}, number {columns['source']}" if "source" in columns else None,
         **flags,
     )
 

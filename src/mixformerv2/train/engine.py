@@ -373,7 +373,7 @@ def make_objective(stage: StageConfig, start: Network, teacher: Network | None) 
         assert start.score_head is not None, "the stage's config says so"
         start.requires_grad_(False)
         start.score_head.requires_grad_(True)
-    if stage.frozen_blocks is not None:
+    if stage.frozen_embedding or stage.frozen_blocks:
         start.backbone.freeze(stage.frozen_blocks)
     if stage.replacement is not None:
         assert teacher is not None, "the stage's config says so"

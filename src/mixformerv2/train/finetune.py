@@ -23,7 +23,7 @@ from mixformerv2.evaluate.run import evaluate
 from mixformerv2.runtime.backend import find_weights, read_config
 from mixformerv2.tracker import Tracker
 from mixformerv2.train import pipeline
-from mixformerv2.train.engine import RunOptions
+from mixformerv2.train.engine import RunOptions, is_first_process
 from mixformerv2.train.pipeline import Outcome
 from mixformerv2.train.settings import override
 from mixformerv2.train.stages import Recipe, StageConfig
@@ -44,7 +44,9 @@ class Comparison:
 @dataclass(frozen=True)
 class Report:
     outcome: Outcome
-    comparisons: tuple[Comparison, ...]  # empty while the run is not finished
+    comparisons: tuple[
+        Comparison, ...
+    ]  # empty while the run is not finished, and in all processes but the first
 
 
 @dataclass(frozen=True)
@@ -111,7 +113,7 @@ def run(recipe: Recipe, data: Path | str, output: Path, options: RunOptions, gua
         watched = {kind: list(sequences) for kind, sequences in open_datasets(guard).items()}
         measured[f"guard set {escape(guard.name)}"] = _measurable(watched)
     outcome = pipeline.run(recipe, learnt, output, options)
-    if outcome.weights is None:
+    if outcome.weights is None or not is_first_process():
         return Report(outcome, ())
     report = Report(outcome, compare(start, outcome.weights, measured))
     comparisons = [dataclasses.asdict(comparison) for comparison in report.comparisons]
@@ -124,19 +126,25 @@ def with_settings(recipe: Recipe, settings: Iterable[str]) -> Recipe:
     suits that model. Raises ValueError with one sentence, or FileNotFoundError.
     """
     settings = list(settings)
-    start = override(recipe, settings).stages[0].start
+    # Alone, for the others may suit no other model.
+    chosen = [one for one in settings if one.partition("=")[0].rpartition(":")[2] == "start"]
+    start = override(recipe, chosen).stages[0].start
     return override(of_size(recipe, read_config(find_weights(start))), settings)
 
 
 def of_size(recipe: Recipe, config: Config) -> Recipe:
-    """The recipe for a model of this config, in windows of the scale that it tracks in; without a loss on the score
-    where that has no score head.
+    """The recipe for a model of this config, in windows of the scale that it tracks in, with the losses that its heads
+    can take.
     """
 
     def sized(stage: StageConfig) -> StageConfig:
         losses, views = stage.losses, stage.data.views
         if not config.model.score_head:
             losses = dataclasses.replace(losses, score=0.0, overlap=0.0)
+        if not config.model.has_distributions:
+            losses = dataclasses.replace(losses, side=0.0)
+        if config.model.box_head == "centre":
+            losses = dataclasses.replace(losses, centre=1.0)
         factor = config.tracker.search_factor
         jitter = views.centre_jitter * factor / views.search_factor
         views = dataclasses.replace(views, search_factor=factor, centre_jitter=jitter)

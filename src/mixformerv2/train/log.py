@@ -14,8 +14,6 @@ from datetime import timedelta
 from pathlib import Path
 from types import TracebackType
 
-import numpy as np
-from jaxtyping import UInt8
 from rich.console import Console, Group
 from rich.live import Live
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
@@ -114,16 +112,6 @@ class RunLog:
         assert kind != "train", "rows of that kind come from steps"
         self._speed.pause()
         self._write({"kind": kind, "step": self._step, "samples": self._samples, **values})
-
-    def status(self, text: str) -> None:
-        """A word under the bar on what goes on besides training, until the next step or event."""
-        if self.folder is not None and self._screen is not None:
-            self._screen.status(text)
-
-    def picture(self, name: str, rgb: UInt8[np.ndarray, "h w 3"]) -> None:
-        """A picture among TensorBoard's, at the last step."""
-        if self.folder is not None:
-            self._board.add_image(name, rgb, self._step, dataformats="HWC")
 
     def _write_means(self) -> None:
         row: Row = {"kind": "train", "step": self._step, "samples": self._samples}
@@ -275,11 +263,11 @@ class _Screen:
         columns = (TextColumn("{task.description}"), BarColumn(bar_width=None), TaskProgressColumn())
         self._progress = Progress(*columns, TextColumn("{task.fields[counts]}"), console=console, expand=True)
         self._bar = self._progress.add_task(title, total=total_samples, counts="")
-        self._numbers, self._status = "", ""
+        self._numbers = ""
         self._live = Live(get_renderable=self._picture, console=console, refresh_per_second=2)
 
     def _picture(self) -> Group:
-        return Group(self._progress, Text(self._status or self._numbers, style="dim"))
+        return Group(self._progress, Text(self._numbers, style="dim"))
 
     def start(self) -> None:
         if self._console.is_terminal:
@@ -289,19 +277,14 @@ class _Screen:
         self._live.stop()
 
     def advance(self, samples: int, speed: float | None) -> None:
-        self._status = ""
         self._progress.update(self._bar, completed=samples, counts=self._counts(samples, speed))
-
-    def status(self, text: str) -> None:
-        self._status = text
-        self._refresh()
 
     def _refresh(self) -> None:
         if self._live.is_started:
             self._live.refresh()
 
     def row(self, row: Row, speed: float | None) -> None:
-        samples, kind, self._status = int(row["samples"]), row["kind"], ""
+        samples, kind = int(row["samples"]), row["kind"]
         named = [name for name in row if name not in ("kind", "step", "samples", "samples_per_second")]
         if kind != "train":
             self._refresh()

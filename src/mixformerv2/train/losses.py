@@ -143,12 +143,6 @@ def centre_score_loss(maps: CentreMaps, box_unit: BoxTensor) -> Float[Tensor, "b
     return -torch.where(is_centre, at_centre, elsewhere).sum(dim=1)
 
 
-def best_token_inside(inside_logits: Float[Tensor, "b tokens"], box_unit: BoxTensor) -> Float[Tensor, "b"]:
-    """1 where the most confident search token does lie in the target."""
-    inside, _ = search_grid_targets(box_unit, round(inside_logits.shape[1] ** 0.5))
-    return inside.gather(1, inside_logits.argmax(dim=1, keepdim=True))[:, 0].float()
-
-
 def attention_guidance_loss(
     attention: Float[Tensor, "b 4 tokens"], box_unit: BoxTensor
 ) -> Float[Tensor, "b"]:

@@ -92,11 +92,11 @@ class Objective(nn.Module):
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """The weighted sum, and its parts and diagnostics, each a scalar.
 
-        Every part is a sum over the examples with the target in sight, divided by the size of the batch, so that the
-        mean over parts of a batch is that of the whole. ``finding_only`` leaves the auxiliary losses alone.
-        ``side_spread`` is the deviation of the predicted coordinates over the batch, ``token_norm`` the norm of the
-        prediction tokens and ``token_distance`` their mutual distance over it: a fall of the first or the last to
-        zero, or a rise of the second, is a collapse.
+        Parts on the box are sums over the examples with the target in sight, divided by the size of the batch, so that
+        the mean over parts of a batch is that of the whole; features and score are of all examples. ``finding_only``
+        leaves the auxiliary losses alone. ``side_spread`` is the deviation of the predicted coordinates over the batch,
+        ``token_norm`` the norm of the prediction tokens and ``token_distance`` their mutual distance over it: a fall of
+        the first or the last to zero, or a rise of the second, is a collapse.
         """
         weights = self.weights.auxiliary() if finding_only else self.weights
         answers = self.answers(batch, step)

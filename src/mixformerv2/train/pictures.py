@@ -154,7 +154,7 @@ LOSSES, OVERLAP, RATE, SPEED, SIGNS = (
 )
 ROWS_OF_PANELS = ((LOSSES, OVERLAP), (RATE, SPEED, SIGNS))
 PANEL_OF = {
-    **dict.fromkeys(("iou", "auc", "precision", "normalised_precision", "found"), OVERLAP),
+    **dict.fromkeys(("iou", "auc", "precision", "normalised_precision"), OVERLAP),
     **dict.fromkeys(("gradient_norm", "side_spread", "token_norm", "token_distance"), SIGNS),
     "learning_rate": RATE,
     "samples_per_second": SPEED,

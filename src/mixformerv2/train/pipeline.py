@@ -172,8 +172,9 @@ def _check_datasets(recipe: Recipe, data: Datasets) -> None:
                 f"the data folder holds benchmarks alone ({', '.join(data)}), which training leaves out: to learn from "
                 "one, name it in data.sample.weights"
             )
-        known = {name for sequences in data.values() for name in names_of(sequences)}
-        unknown = [name for name in stage.data.sample.held_out if name not in known]
+        held_out = stage.data.sample.held_out
+        known = {name for sequences in data.values() for name in names_of(sequences)} if held_out else set()
+        unknown = [name for name in held_out if name not in known]
         if unknown:
             raise ValueError(
                 f"stage {stage.name} holds out {' and '.join(unknown)}, but no dataset has such a sequence: choose "

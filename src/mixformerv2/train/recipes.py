@@ -66,13 +66,6 @@ def _to_eight_blocks(
     )
 
 
-def _scored(name: str, target: Config, samples: int, start: str, settings: dict[str, Any]) -> StageConfig:
-    """``target`` complete, half of its examples without the target."""
-    data: DataConfig = settings["data"]
-    half_absent = dataclasses.replace(data, sample=dataclasses.replace(data.sample, absent_share=0.5))
-    return stages.score_head(name, target, samples, start, data=half_absent, batch=settings["batch"])
-
-
 def base() -> Recipe:
     """MixFormerV2-B as published: MixViT-B teacher, 12 sparse blocks, 8 blocks, score head.
 
@@ -86,7 +79,7 @@ def base() -> Recipe:
     settings: dict[str, Any] = {"data": data, "batch": 256}
     samples = _PUBLISHED_SAMPLES
     to_eight = _to_eight_blocks(target, preset("mixvit-b"), "mae:PATH", samples, settings)
-    return Recipe("base", (*to_eight, _scored("base", target, samples.score, "eight", settings)))
+    return Recipe("base", (*to_eight, stages.score_head("base", target, samples.score, "eight", **settings)))
 
 
 def small() -> Recipe:
@@ -107,7 +100,7 @@ def small() -> Recipe:
             stages.deep_to_shallow(
                 "four", sized(target, score_head=False), samples.shallow, "eight", 8, **settings
             ),
-            _scored("small", target, samples.score, "four", settings),
+            stages.score_head("small", target, samples.score, "four", **settings),
         ),
     )
 
@@ -132,6 +125,7 @@ def compact_and_tiny() -> Recipe:
             trunk_lr=1.5e-4, clip_norm=1.0, warmup_samples=20_000, schedule="cosine", decay_share=1.0
         ),
     }
+    scoring = {"data": settings["data"], "batch": settings["batch"]}
     samples = _OUR_SAMPLES
     dense = sized(preset("mixvit-s"), learned_positions=True)
     teacher, sparse, fade, eight = _to_eight_blocks(compact, dense, "vit-s", samples, settings)
@@ -144,11 +138,11 @@ def compact_and_tiny() -> Recipe:
         "compact-and-tiny",
         (
             *(teacher, sparse, fade, eight),
-            _scored("compact", compact, samples.score, "eight", settings),
+            stages.score_head("compact", compact, samples.score, "eight", **scoring),
             stages.deep_to_shallow(
                 "four", sized(tiny, score_head=False), samples.shallow, "eight", 8, **settings
             ),
-            _scored("tiny", tiny, samples.score, "four", settings),
+            stages.score_head("tiny", tiny, samples.score, "four", **scoring),
         ),
     )
 
@@ -226,7 +220,7 @@ def smoke() -> Recipe:
         sized(compact, depth=depth, mlp_ratio=ratio, score_head=False)
         for depth, ratio in ((6, 2.0), (4, 2.0), (2, 0.5))
     )
-    samples = 16 * 30
+    scored, samples = sized(two, score_head=True), 16 * 30
     return Recipe(
         "smoke",
         (
@@ -236,7 +230,7 @@ def smoke() -> Recipe:
             stages.deep_to_shallow("four", four, samples, "sparse", 6, start="fade", **settings),
             stages.deep_to_shallow("two", two, samples, "four", 4, **settings),
             stages.replace_blocks("two-replaced", two, samples, "four", **settings),
-            _scored("scored", sized(two, score_head=True), samples, "two", settings),
+            stages.score_head("scored", scored, samples, "two", data=settings["data"], batch=16),
         ),
     )
 

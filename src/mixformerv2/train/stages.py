@@ -52,9 +52,10 @@ class StageConfig:
     feature_layers: tuple[tuple[int, int], ...] = ()  # blocks of student and teacher with matched tokens
     replacement: ReplacementSchedule | None = None  # CompressTracker's training, with the teacher's blocks
     only_score_head: bool = False  # all else is frozen
-    frozen_blocks: int | None = None
-    """so many blocks keep what they are, and so does all that enters the first one; with 0 that alone: what patches
-    become is the part of a pretrained trunk that a step harms most"""
+    frozen_embedding: bool = (
+        False  # all that enters the first block keeps what it is: patches, positions, tokens
+    )
+    frozen_blocks: int = 0  # so many blocks keep what they are, and so does all that enters the first one
     auxiliary_samples: int = 0  # at first only the auxiliary losses teach: the trunk learns to find
     batch: int = 32  # of all processes together
     data: DataConfig = field(default_factory=lambda: DataConfig(SampleConfig()))
@@ -121,7 +122,7 @@ class StageConfig:
             "got a depth of 1",
         )
         require(
-            0 <= (self.frozen_blocks or 0) < self.trained_model.depth,
+            0 <= self.frozen_blocks < self.trained_model.depth,
             f"frozen_blocks must be from 0 to {self.trained_model.depth - 1}, got {self.frozen_blocks}",
         )
         require(
@@ -262,4 +263,6 @@ def score_head(name: str, target: Config, samples: int, start: str, **settings: 
         "optim": OptimConfig(lr=1e-4, schedule="constant"),
     }
     settings = defaults | settings
-    return StageConfig(name, target, samples, start, only_score_head=True, **settings)
+    data: DataConfig = settings.get("data", DataConfig(SampleConfig()))
+    data = dataclasses.replace(data, sample=dataclasses.replace(data.sample, absent_share=0.5))
+    return StageConfig(name, target, samples, start, only_score_head=True, **settings | {"data": data})
