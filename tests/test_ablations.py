@@ -214,7 +214,6 @@ def test_wrong_use_is_one_sentence(
     for words, sentence in (
         ([*arguments, "--row", "four"], "error: no row is called 'four': choose from one, two, three"),
         (["--row", "one"], "training and tracking need --data"),
-        ([*arguments, "--speed"], "there must be a trained row to measure"),
         (
             [*arguments, "--row", "one", "--set", "data.sample.held_out=[]"],
             "must hold out the same sequences",
@@ -224,13 +223,23 @@ def test_wrong_use_is_one_sentence(
         assert sentence in capsys.readouterr().err
 
 
+def test_rows_that_are_not_trained_are_timed_with_random_weights(
+    scripts: tuple[ModuleType, ModuleType], arguments: list[str], tmp_path: Path
+) -> None:
+    run, _ = scripts
+    speed = ["--speed", "--row", "one", "--backend", "torch", "--threads", "1", "--frames", "8"]
+    assert run.main([*arguments, *speed, "--rounds", "1"]) == 0
+    (row,) = json.loads((tmp_path / "results" / "speed-cpu.json").read_text())["rows"]
+    assert row["row"] == "one" and row["frame_ms"] > 0
+
+
 # --- the page
 
 
 def test_what_has_not_been_run_is_said(scripts: tuple[ModuleType, ModuleType], tmp_path: Path) -> None:
     _, page = scripts
     text = page.page(page.Results.read(tmp_path), tmp_path / "images")
-    assert "None of these rows has been run yet." in text and text.count(page.NOT_RUN) == 3
+    assert "None of these rows has been trained yet" in text and "| AUC" not in text
     assert "Speed has not been measured yet." in text and "png" not in text
     assert not list((tmp_path / "images").iterdir())
 

@@ -129,7 +129,9 @@ def owner(name: str) -> str:
 
 def table_lines(table: Table, results: Results) -> list[str]:
     timed = [(device, precision) for device in results.speeds for precision in results.precisions(device)]
-    head = ["row", "what is special", "AUC on `otb/`", f"against `{table.rows[0]}`", "AUC held out"]
+    any_run = any(results.auc(name, "otb") for name in table.rows)
+    head = ["row", "what is special"]
+    head += ["AUC on `otb/`", f"against `{table.rows[0]}`", "AUC held out"] if any_run else []
     head += ["parameters", "multiply-adds", *(f"ms, {device}, {precision}" for device, precision in timed)]
     lines = [_line(head), _line(["---"] * len(head))]
     first = results.auc(table.rows[0], "otb")
@@ -137,7 +139,7 @@ def table_lines(table: Table, results: Results) -> list[str]:
         row, auc, out = ROWS[name], results.auc(name, "otb"), results.auc(name, "held_out")
         against = "-" if name == table.rows[0] or auc is None or first is None else verdict(auc, first)
         cost = row_costs(row)
-        cells = [f"`{name}`", row.says, str(auc or NOT_RUN), against, str(out or "-")]
+        cells = [f"`{name}`", row.says, *([str(auc or NOT_RUN), against, str(out or "-")] if any_run else [])]
         cells += [f"{cost['parameters'] / 1e6:.1f} M", f"{cost['macs_per_frame'] / 1e9:.2f} G"]
         cells += [_ms(results.ms(name, *which)) for which in timed]
         lines.append(_line(cells))
@@ -161,7 +163,7 @@ def _finding(table: Table, results: Results) -> str:
     """The sentence that goes with a table: what has not been run, or what came out."""
     missing = [name for name in table.rows if results.auc(name, "otb") is None]
     if len(missing) == len(table.rows):
-        return "None of these rows has been run yet."
+        return "None of these rows has been trained yet: there is no AUC to show."
     if missing:
         rows = ", ".join(f"`{name}`" for name in missing)
         return f"Not run yet: {rows}."
@@ -261,7 +263,8 @@ written by hand.
 - Of several seeds the mean is shown with the worst and the best. A difference within the seeds' spread, or below
   {CLOSE:.3f} with fewer than three seeds, is {NOISY}.
 - Parameters and multiply-adds follow from the sizes: a frame with cached templates, and its share of encoding them.
-  Times are medians of whole updates of all rows in one run, their rounds in turns.
+  Times are medians of whole updates of all rows in one run, their rounds in turns; a row that has not been trained
+  is timed with random weights.
 """
 
 

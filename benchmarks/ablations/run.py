@@ -6,8 +6,8 @@ python benchmarks/ablations/run.py --speed --question 1 --question 4 --precision
 python benchmarks/ablations/run.py --speed --question 1 --device cuda --backend torch --precision f32 bf16
 
 A row's training lies in --output, where rows share their teachers; what it scores in a JSON file of its own in
---results. After --max-minutes all is saved, and the same command goes on. --speed measures all rows that have been
-trained in one run, their rounds in turns, and writes one file for it.
+--results. After --max-minutes all is saved, and the same command goes on. --speed measures all rows in one run, their
+rounds in turns, and writes one file for it; where a row has not been trained, with random weights.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ from mixformerv2.data.sequence import Sequences, names_of
 from mixformerv2.evaluate.datasets import open_for_evaluation
 from mixformerv2.evaluate.run import evaluate
 from mixformerv2.model import checkpoint
+from mixformerv2.model.network import build
 from mixformerv2.runtime.backend import INT8_GRAPH, SEARCH_GRAPH, WEIGHTS_FILE, open_backend
 from mixformerv2.runtime.torch import NetworkBackend
 from mixformerv2.tracker import Tracker
@@ -192,14 +193,11 @@ def costs(name: str, config: Config) -> dict[str, int]:
 
 
 def measure_speed(rows: Sequence[Row], args: argparse.Namespace) -> None:
-    """All trained rows in one run of the benchmark, on its own clip."""
-    trained = {row.name: weights_of(recipe_of(row, 0, args), args.output) for row in rows if row.of is None}
-    missing = [name for name, weights in trained.items() if not weights.is_file()]
-    if missing:
-        print(f"left out, because they have not been trained: {', '.join(missing)}")
-    folders = [exported(name, trained[name], args) for name in trained if name not in missing]
-    if not folders:
-        raise ValueError(f"there must be a trained row to measure, {args.output} has none of them")
+    """All rows in one run of the benchmark, on its own clip; with random weights where a row has not been trained."""
+    recipes = {row.name: recipe_of(row, 0, args) for row in rows if row.of is None}
+    folders = [
+        exported(name, weights_for_speed(recipe, args.output), args) for name, recipe in recipes.items()
+    ]
     device = "cpu" if args.device == "auto" else args.device
     backends = tuple(f"{args.backend}:{precision}" for precision in args.precision)
     report = bench(
@@ -227,6 +225,18 @@ def measure_speed(rows: Sequence[Row], args: argparse.Namespace) -> None:
     file = args.results / f"speed-{device}.json"
     _write(file, {"machine": report.machine, "clip": report.clip, "rows": figures, "notes": report.left_out})
     print(f"speed: {file}")
+
+
+def weights_for_speed(recipe: Recipe, output: Path) -> Path:
+    """Those of the training, else random ones."""
+    trained = weights_of(recipe, output)
+    if trained.is_file():
+        return trained
+    config, untrained = recipe.stages[-1].target, output / "untrained" / recipe.name / LAST
+    if not untrained.is_file():
+        untrained.parent.mkdir(parents=True, exist_ok=True)
+        checkpoint.save(build(config.model, seed=0), config, untrained)
+    return untrained
 
 
 def exported(name: str, weights: Path, args: argparse.Namespace) -> Path:
@@ -319,7 +329,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("--max-frames", type=int, help="of each sequence; all without")
     add("--workers", type=int, default=0)
     add("--max-gigabytes", type=float, default=8.0, help="memory that decoded images may take")
-    add("--speed", action="store_true", help="measure the time of trained rows instead")
+    add("--speed", action="store_true", help="measure the time of rows instead")
     add("--backend", choices=("openvino", "onnxruntime", "torch"), default="openvino")
     add("--precision", nargs="+", default=["f32"], choices=("f32", "bf16", "f16", "int8"))
     add("--threads", type=int, help="as many as cores without")
