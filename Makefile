@@ -35,7 +35,7 @@ clean: ## remove the environment
 	rm -rf $(VENV)
 
 $(BIN)/python:
-	$(PYTHON) -m venv $(VENV)
+	$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); exit 1; }
 
 # A stamp marks a finished install; the environment itself comes first, but its age does not matter.
 $(VENV)/.core: $(DESCRIPTION) | $(BIN)/python

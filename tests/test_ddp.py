@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 import training
 from training import curve, largest_difference
 
@@ -67,5 +68,6 @@ def test_two_processes_have_the_losses_of_one(runs: dict[str, Path], stage: str)
 @pytest.mark.parametrize("stage", TOGETHER)
 def test_two_processes_make_the_weights_of_one(runs: dict[str, Path], stage: str) -> None:
     ours, expected = (checkpoint.load(runs[name] / stage / LAST)[0].state_dict() for name in ("two", "one"))
-    difference = max(float((ours[name] - expected[name]).abs().max()) for name in ours)
-    assert difference < 1e-3
+    differences = torch.cat([(ours[name] - expected[name]).abs().flatten() for name in ours])
+    # Of a weight without a gradient AdamW makes rounding large; four steps with other gradients would show in all.
+    assert differences.mean() < 1e-6 and differences.max() < 1e-3

@@ -128,6 +128,21 @@ def test_every_python_example_finds_the_trackers_boxes(
     np.testing.assert_allclose(rows(ran.stdout), expected, rtol=0, atol=0.01)
 
 
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        ([], "give three arguments: python "),
+        (["none.mp4", "1,2,3,4"], "none.mp4 must be a video that can be read"),
+    ],
+)
+def test_a_python_example_says_in_one_line_what_is_wrong(
+    folder: Path, arguments: list[str], sentence: str
+) -> None:
+    command = [sys.executable, STANDALONE / "track_onnxruntime.py", folder, *arguments]
+    ran = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert ran.returncode == 1 and ran.stderr.splitlines()[-1].startswith(sentence)
+
+
 @pytest.fixture(scope="module")
 def cpp(tmp_path_factory: pytest.TempPathFactory) -> Path:
     missing = [tool for tool in ("cmake", "c++") if shutil.which(tool) is None]

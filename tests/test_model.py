@@ -192,6 +192,14 @@ def test_positions_are_sines_and_cosines_of_column_then_row() -> None:
 # --- heads
 
 
+def test_the_expected_box_is_whole_where_products_are_in_half_precision() -> None:
+    side_logits = 4 * torch.randn(64, 4, 96, generator=torch.Generator().manual_seed(0))
+    with torch.autocast("cpu", torch.bfloat16):
+        box = expected_box(side_logits)
+    torch.testing.assert_close(box, expected_box(side_logits), rtol=0, atol=1e-6)
+    assert expected_box(side_logits.bfloat16()).dtype == torch.float32
+
+
 def test_the_expected_box_is_the_mean_of_each_side() -> None:
     probabilities = torch.zeros(1, 4, 10)
     probabilities[0, 0, 2] = 1

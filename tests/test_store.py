@@ -175,6 +175,7 @@ def test_a_dataset_that_was_moved_and_another_label_are_the_same_run(tmp_path: P
         store.write("b", made_up(3))
     Store.open(tmp_path, description(root="/elsewhere", label="mine", measured_with={"cores": 9})).close()
     assert load_run(tmp_path).label == "tiny"
+    assert load_run(tmp_path).description["root"] == "/elsewhere"
 
 
 def test_a_run_goes_on_with_more_sequences_or_fewer(tmp_path: Path) -> None:

@@ -124,7 +124,7 @@ def test_the_measures_are_those_that_the_toolkit_wrote(
 def test_the_entry_starts_our_server_with_the_tracker_and_its_options(
     workspace: Path, spec: TrackerSpec, tmp_path: Path
 ) -> None:
-    odd = TrackerSpec(spec.text, {"log": f"{tmp_path}/50% off; 'cheap'"})
+    odd = TrackerSpec(spec.text, {"log": f"{tmp_path}/50% off; 'cheap'", "flag": False, "other": None})
     for one in (spec, odd):
         name = enter(one, workspace)
         read = configparser.ConfigParser()  # as the toolkit reads it, which knows % as a sign of its own
@@ -132,7 +132,8 @@ def test_the_entry_starts_our_server_with_the_tracker_and_its_options(
         assert {**read[name]} == {"label": one.label, "protocol": "trax", "command": read[name]["command"]}
         words = shlex.split(read[name]["command"])
         assert words[1:3] == ["-m", "mixformerv2.evaluate.trax"]
-        assert words[-2:] == [one.text, *(f"{key}={value}" for key, value in one.options.items())]
+        text, *options = words[words.index("--cwd") + 2 :]
+        assert parse(text, dict(option.split("=", 1) for option in options)) == one
 
 
 def test_the_command_of_the_entry_really_starts_the_server(workspace: Path, spec: TrackerSpec) -> None:

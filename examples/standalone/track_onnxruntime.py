@@ -3,12 +3,10 @@
 FOLDER is made by: mixformerv2 export MODEL FOLDER
 """
 
-import sys
-
 import onnxruntime
-from tracking import main
+from tracking import folder_argument, main
 
-folder = sys.argv[1]
+folder = folder_argument()
 encoder = onnxruntime.InferenceSession(f"{folder}/encode_templates.onnx")
 searcher = onnxruntime.InferenceSession(f"{folder}/search.onnx")
 names = [entry.name for entry in searcher.get_inputs()]

@@ -3,19 +3,17 @@
 FOLDER is made by: mixformerv2 export MODEL FOLDER --target openvino
 """
 
-import sys
-
 import openvino
-from tracking import main
+from tracking import folder_argument, main
 
-folder = sys.argv[1]
+folder = folder_argument()
 options = {
     "PERFORMANCE_HINT": "LATENCY",
     "INFERENCE_PRECISION_HINT": "f32",
 }  # bf16 where the processor has it
+core = openvino.Core()  # one: of two, the end of one takes the signals from the other
 encoder, searcher = (
-    openvino.Core().compile_model(f"{folder}/{name}.xml", "CPU", options)
-    for name in ("encode_templates", "search")
+    core.compile_model(f"{folder}/{name}.xml", "CPU", options) for name in ("encode_templates", "search")
 )
 
 

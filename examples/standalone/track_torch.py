@@ -3,12 +3,10 @@
 FOLDER is made by: mixformerv2 export MODEL FOLDER --target torch
 """
 
-import sys
-
 import torch
-from tracking import main
+from tracking import folder_argument, main
 
-folder = sys.argv[1]
+folder = folder_argument()
 encoder = torch.export.load(f"{folder}/encode_templates.pt2").module()
 searcher = torch.export.load(f"{folder}/search.pt2").module()
 

@@ -120,12 +120,21 @@ class Tracker:
         return crop, (exact if published else np.array([left, top])), side
 
 
+def folder_argument():
+    """The first of FOLDER VIDEO x,y,w,h."""
+    if len(sys.argv) != 4:
+        sys.exit(f"give three arguments: python {sys.argv[0]} FOLDER VIDEO x,y,w,h")
+    return sys.argv[1]
+
+
 def main(folder, encode, search):
     """Prints a line frame,x,y,w,h,score for every frame of the video after the first."""
     tracker = Tracker(folder, encode, search)
     video = cv2.VideoCapture(sys.argv[2])
-    tracker.init(video.read()[1][..., ::-1], [float(value) for value in sys.argv[3].split(",")])
-    index = 0
+    frame, index = video.read()[1], 0
+    if frame is None:
+        sys.exit(f"{sys.argv[2]} must be a video that can be read")
+    tracker.init(frame[..., ::-1], [float(value) for value in sys.argv[3].split(",")])
     while (frame := video.read()[1]) is not None:
         index += 1
         box, score = tracker.update(frame[..., ::-1])

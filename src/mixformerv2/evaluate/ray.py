@@ -51,24 +51,33 @@ def run_on_ray(
             "the executor ray needs the package ray: pip install 'mixformerv2[ray]'"
         ) from error
     with _cluster(ray, address or "local"):
-        fits = max(int(ray.cluster_resources().get("CPU", 1)) // threads, 1)
+        most = max((int(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"]), default=0)
+        if most < threads:
+            raise ValueError(
+                f"a tracker with {threads} threads fits on no node: the largest has {most} cores"
+            )
+        fits = int(ray.cluster_resources()["CPU"]) // threads
         at_once = fits if workers is None else min(workers, fits)
         track = ray.remote(num_cpus=threads, max_retries=MAX_RETRIES)(run_remotely)
         shared, folder = ray.put(opener), os.getcwd()
         waiting, running = iter(tasks), dict[Any, Task]()
-        while True:
-            # Handed in all at once unless a number is given: machines may join.
-            while workers is None or len(running) < workers:
-                task = next(waiting, None)
-                if task is None:
-                    break
-                running[track.remote(shared, task, threads, limit_s, folder)] = task
-            if not running:
-                return at_once
-            done, _ = ray.wait(list(running), num_returns=1, timeout=_TICK_S)
-            for reference in done:
-                tally.take(running.pop(reference), _get(ray, reference))
-            tally.tell(0)
+        try:
+            while True:
+                # Handed in all at once unless a number is given: machines may join.
+                while workers is None or len(running) < workers:
+                    task = next(waiting, None)
+                    if task is None:
+                        break
+                    running[track.remote(shared, task, threads, limit_s, folder)] = task
+                if not running:
+                    return at_once
+                done, _ = ray.wait(list(running), num_returns=1, timeout=_TICK_S)
+                for reference in done:
+                    tally.take(running.pop(reference), _get(ray, reference))
+                tally.tell(0)
+        finally:
+            for reference in running:  # in a cluster that outlives this run
+                ray.cancel(reference)
 
 
 def _get(ray: Any, reference: Any) -> Answer:
@@ -136,6 +145,7 @@ def run_remotely(
         while (answer := worker.answer()) is None:
             wait([worker.pipe], _TICK_S)
     except ValueError as error:
+        _forget()
         return Failure(f"{error} (on {platform.node()})")
     if isinstance(answer.result, Failure):
         _forget()

@@ -107,7 +107,8 @@ class Store:
                 there = read_description(folder)
                 if any((folder / name).is_dir() for name in ("results", "errors")):
                     _refuse_another(folder, there, plain)
-                    plain = {**there, "sequences": _merged(there["sequences"], plain["sequences"])}
+                    sequences = _merged(there["sequences"], plain["sequences"])
+                    plain = {**there, "root": plain["root"], "sequences": sequences}
             _write_text(folder / DESCRIPTION, json.dumps(plain, indent=1) + "\n")
             for left in folder.glob("**/.*.partial*"):  # of a process that was killed
                 left.unlink()

@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from mixformerv2.evaluate.spec import TrackerSpec, describe
+from mixformerv2.files import write_text
 
 # attributee 0.1.10 cannot be imported by any of the toolkit's versions.
 INSTALL = (
@@ -123,7 +124,7 @@ def enter(spec: TrackerSpec, workspace: Path) -> str:
     name = (re.sub(r"[^A-Za-z0-9]+", "-", spec.label).strip("-") or "tracker") + f"-{about}"
     # The toolkit starts trackers in a folder of its own.
     server = [sys.executable, "-m", "mixformerv2.evaluate.trax", "--cwd", os.getcwd(), spec.text]
-    command = shlex.join([*server, *(f"{key}={value}" for key, value in spec.options.items())])
+    command = shlex.join([*server, *map(_word, spec.options.items())])
     entry = configparser.ConfigParser(interpolation=None)
     entry[name] = {
         key: value.replace("%", "%%")  # the toolkit's reader gives the sign a meaning
@@ -134,8 +135,14 @@ def enter(spec: TrackerSpec, workspace: Path) -> str:
     path = workspace / "trackers.ini"
     before = path.read_text(encoding="utf-8") if path.is_file() else ""
     others = re.sub(rf"^\[{name}\]\n(?:[^\[\n].*\n?)*", "", before, flags=re.MULTILINE).rstrip()
-    path.write_text(f"{others}\n\n{text.getvalue()}".lstrip(), encoding="utf-8")
+    write_text(path, f"{others}\n\n{text.getvalue()}".lstrip())
     return name
+
+
+def _word(option: tuple[str, Any]) -> str:
+    """As ``parse`` reads it."""
+    key, value = option
+    return f"{key}={value if isinstance(value, str) else json.dumps(value)}"
 
 
 def read_analysis(file: Path, tracker: str) -> VotScores:

@@ -18,9 +18,11 @@ def expected_box(side_logits: Float[Tensor, "b 4 bins"]) -> Float[Tensor, "b 4"]
 
     Bin ``k`` of ``n`` stands for the coordinate ``k / n``, as in the released code.
     """
-    bins = side_logits.shape[-1]
-    coordinates = torch.arange(bins, device=side_logits.device, dtype=side_logits.dtype) / bins
-    return side_logits.softmax(dim=-1) @ coordinates
+    logits, bins = _whole(side_logits), side_logits.shape[-1]
+    coordinates = torch.arange(bins, device=logits.device, dtype=logits.dtype) / bins
+    return (logits.softmax(dim=-1) * coordinates).sum(
+        dim=-1
+    )  # no matrix product: those are in half precision
 
 
 class _FourSides(nn.Linear):

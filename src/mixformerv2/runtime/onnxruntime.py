@@ -47,9 +47,15 @@ class OnnxRuntimeBackend:
 
     def _read(self, graph: Path, options: ort.SessionOptions) -> ort.InferenceSession:
         try:
-            return ort.InferenceSession(graph, options, providers=self._providers)
+            session = ort.InferenceSession(graph, options, providers=self._providers)
         except Exception:  # the runtime's own exceptions have no common base
             raise ValueError(damaged(graph)) from None
+        if self._providers[0] not in session.get_providers():  # it goes on with the next one without a word
+            raise ValueError(
+                f"onnxruntime cannot load {self._providers[0]} here: its libraries (CUDA, cuDNN, TensorRT) must be "
+                "installed in the versions that it asks for"
+            )
+        return session
 
     def encode_templates(
         self, template: UInt8[np.ndarray, "b side side 3"], online: UInt8[np.ndarray, "b online side side 3"]
@@ -82,4 +88,5 @@ def _providers(device: str) -> list[str]:
     if device not in there:
         gpu = ": the package onnxruntime-gpu has it" if device in _PROVIDERS else ""
         raise ValueError(f"onnxruntime has no device {device!r} here{gpu}; choose one of {', '.join(there)}")
-    return list(dict.fromkeys((_PROVIDERS[device], _PROVIDERS["cpu"])))
+    fallbacks = ("cuda", "cpu") if device == "tensorrt" else ("cpu",)
+    return list(dict.fromkeys(_PROVIDERS[name] for name in (device, *fallbacks) if name in there))

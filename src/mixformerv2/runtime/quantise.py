@@ -158,7 +158,7 @@ def _layers(graph: ov.Model) -> dict[str, list[str]]:
 
 
 def _layer(node: ov.Node) -> str:
-    """The layer that a constant comes from; what is no layer's, the coordinates of the bins, is the head's."""
+    """The layer that a constant comes from; what is no layer's is the head's."""
     name = node.get_friendly_name()
     if node.get_type_name() == "Constant" and name.endswith((".weight.f16", ".bias.f16")):
         return name.rsplit(".", 2)[0]
