@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import re
+import subprocess
+import sys
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -355,6 +358,20 @@ def test_a_box_partly_outside_is_clipped_with_a_warning(box: Any, clipped: Any) 
     assert tracker.box == pytest.approx(clipped)
 
 
+def test_the_warning_names_the_line_of_the_caller(tmp_path: Path) -> None:
+    tiny.write_checkpoint(tmp_path / "model.safetensors")
+    program = tmp_path / "program.py"
+    program.write_text(
+        "import numpy as np\n"
+        "from mixformerv2 import MultiTracker, Tracker\n"
+        "frame, box = np.zeros((100, 120, 3), np.uint8), (-6, 10, 20, 20)\n"
+        "Tracker('model.safetensors').init(frame, box)\n"
+        "MultiTracker('model.safetensors').add(frame, box)\n"
+    )
+    ran = subprocess.run([sys.executable, program], cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert re.findall(r"program\.py:(\d+): UserWarning", ran.stderr) == ["4", "5"]
+
+
 @pytest.mark.parametrize("box", [(0, 0, 120, 100), (119, 99, 1, 1), (0.0, 99.5, 0.5, 0.5)])
 def test_a_box_that_touches_the_border_is_accepted_as_it_is(box: Any) -> None:
     with warnings.catch_warnings():
@@ -529,9 +546,9 @@ def test_track_takes_a_source_that_is_open_and_closes_it(tmp_path: Path) -> None
     assert list(source) == []
 
 
-def test_track_refuses_what_is_not_there_when_it_is_first_asked(tmp_path: Path) -> None:
+def test_track_refuses_a_source_at_once_and_a_box_at_the_first_frame(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="does not exist"):
-        next(track(tmp_path / "none.mp4", BOX, tracker=Tracker(backend=Scripted())))
+        track(tmp_path / "none.mp4", BOX, tracker=Tracker(backend=Scripted()))
     clip = tiny.write_clip(tmp_path / "clip.mp4", 2)
     with pytest.raises(ValueError, match="lies outside the frame"):
         next(track(clip, (500, 500, 5, 5), tracker=Tracker(backend=Scripted())))

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 import warnings
 from collections.abc import Callable
+from types import FrameType
 from typing import Any
 
 import numpy as np
@@ -179,9 +181,18 @@ def _inside(box: Any, frame_size: tuple[int, int]) -> geometry.Box:
         warnings.warn(
             f"the box {_as_text(box_frame)} reaches over the border of the frame of {width} x {height} px: "
             f"clipped to {_as_text(inside)}",
-            stacklevel=4,
+            stacklevel=_frames_of_ours() + 1,
         )
     return inside
+
+
+def _frames_of_ours() -> int:
+    """How many calls lie between the caller of this function, counted too, and code outside this package."""
+    frame: FrameType | None = sys._getframe(1)
+    count = 0
+    while frame is not None and frame.f_globals.get("__name__", "").split(".")[0] == __package__:
+        frame, count = frame.f_back, count + 1
+    return count
 
 
 def _as_text(box_frame: geometry.Box) -> str:

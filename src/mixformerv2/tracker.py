@@ -112,11 +112,16 @@ def track(
 
     ``source`` is a video file, a folder or glob of images, a camera number or a URL; or frames that are open, which
     begin where they stand. The first result is the given box itself with score 1. Without a ``tracker`` the default
-    model is loaded. Raises ValueError or an OSError with one sentence for a source or box that is wrong, when the first
-    frame is asked for; a stream that ends early warns.
+    model is loaded. Raises ValueError or an OSError with one sentence for a source that is wrong; for a box, when the
+    first frame is asked for. A stream that ends early warns.
     """
-    tracker = tracker or Tracker()
     frames = source if isinstance(source, FrameSource) else open_source(source, start_frame)
+    return _follow(frames, box, tracker or Tracker())
+
+
+def _follow(
+    frames: FrameSource, box: Any, tracker: Tracker
+) -> Iterator[tuple[UInt8[np.ndarray, "height width 3"], Result]]:
     with frames:
         for index, frame in enumerate(frames):
             if index == 0:
