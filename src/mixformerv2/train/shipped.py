@@ -205,5 +205,21 @@ def tiny_from_compact() -> Recipe:
                     **_FALLING,
                 ),
             ),
+            # With patches as they are the rest can learn three times as fast.
+            stages.deep_to_shallow(
+                "further",
+                tiny,
+                176_000,
+                "compact",
+                8,
+                start="again",
+                feature_layers=layers,
+                frozen_embedding=True,
+                data=_WARY,
+                losses=losses,
+                optim=dataclasses.replace(
+                    optim, trunk_lr=7e-5, fresh_lr=1e-4, warmup_samples=3_200, **_FALLING
+                ),
+            ),
         ),
     )
