@@ -19,6 +19,7 @@ import numpy as np
 
 from mixformerv2.data.datasets import open_datasets
 from mixformerv2.data.sequence import Sequence
+from mixformerv2.evaluate.peers import options_of_folder
 from mixformerv2.evaluate.protocols import PROTOCOLS, measure
 from mixformerv2.evaluate.run import AnyTracker, one_pass
 from mixformerv2.evaluate.spec import TrackerSpec, open_tracker, parse
@@ -104,9 +105,7 @@ def spec_of(text: str, peers: Path | None) -> TrackerSpec:
     words = text.split(":")
     options = dict(word.split("=", 1) for word in words if "=" in word)
     name = ":".join(word for word in words if "=" not in word)
-    if peers is not None and name in ("opencv:nano", "opencv:vit"):
-        options["peers"] = str(peers.resolve())
-    return parse(name, {"threads": "1", **options})
+    return parse(name, {"threads": "1", **options_of_folder(name, peers), **options})
 
 
 if __name__ == "__main__":

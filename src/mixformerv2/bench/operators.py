@@ -16,7 +16,7 @@ import numpy as np
 
 from mixformerv2.bench.stages import RowName
 from mixformerv2.config import ModelConfig
-from mixformerv2.runtime.backend import Backend, files_of_graphs
+from mixformerv2.runtime.backend import Backend, search_graph
 
 WARM_UP, PASSES = 3, 20
 
@@ -42,7 +42,7 @@ class Event(NamedTuple):
 
 def operators(name: RowName, backend: Backend, weights: Path) -> list[Operator]:
     """The slowest kind first: the sum over its nodes of their median times."""
-    graph = weights.parent / files_of_graphs(backend.precision)[1]
+    graph = weights.parent / search_graph(backend.precision)
     templates = 1 + backend.config.tracker.online_templates
     if name.backend == "openvino":
         return by_kind(_openvino_events(name, backend.config.model, templates, graph))
@@ -69,7 +69,7 @@ def by_kind(events: Iterable[Event]) -> list[Operator]:
 def _openvino_events(name: RowName, sizes: ModelConfig, templates: int, graph: Path) -> Iterator[Event]:
     import openvino as ov
 
-    from mixformerv2.runtime.openvino import core, narrow, precisions
+    from mixformerv2.runtime.openvino import core, floating_precision
 
     model = core().read_model(graph)
     shapes = {
@@ -81,7 +81,7 @@ def _openvino_events(name: RowName, sizes: ModelConfig, templates: int, graph: P
     model.reshape(shapes)
     options = {
         "PERFORMANCE_HINT": "LATENCY",
-        "INFERENCE_PRECISION_HINT": narrow(precisions("CPU")) if name.precision == "int8" else name.precision,
+        "INFERENCE_PRECISION_HINT": floating_precision(name.precision, "CPU"),
         "INFERENCE_NUM_THREADS": name.threads,
         "PERF_COUNT": True,
     }

@@ -127,7 +127,7 @@ def evaluate(
 
 
 def _specs(trackers: list[str], options: list[str], peers: Path | None) -> list[TrackerSpec]:
-    from mixformerv2.evaluate.peers import PEERS
+    from mixformerv2.evaluate.peers import options_of_folder
     from mixformerv2.evaluate.spec import parse
 
     shared: list[str] = []
@@ -141,8 +141,7 @@ def _specs(trackers: list[str], options: list[str], peers: Path | None) -> list[
             own[text].append(given.removeprefix(f"{text}:"))
     specs = []
     for text in trackers:
-        peer = PEERS.get(text.removeprefix("opencv:")) if text.startswith("opencv:") else None
-        folder = {"peers": str(peers.resolve())} if peers is not None and peer and peer.files else {}
+        folder = options_of_folder(text, peers)
         specs.append(parse(text, {**folder, **key_values(shared), **key_values(own[text])}))
     return specs
 

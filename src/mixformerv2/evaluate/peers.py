@@ -60,6 +60,12 @@ PEERS: dict[str, Peer] = {
 }
 
 
+def options_of_folder(tracker: str, folder: Path | None) -> dict[str, str]:
+    """The option that names the folder of model files, where the tracker, as ``opencv:nano``, needs such."""
+    peer = PEERS.get(tracker.removeprefix("opencv:")) if tracker.startswith("opencv:") else None
+    return {"peers": str(folder.resolve())} if folder is not None and peer and peer.files else {}
+
+
 class OpenCVTracker:
     """OpenCV's trackers want BGR and whole pixels; where one finds nothing, its last box stands.
 

@@ -14,7 +14,7 @@ import os
 import pickle
 import platform
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from multiprocessing.connection import wait
 from typing import Any
@@ -50,7 +50,8 @@ def run_on_ray(
         raise ModuleNotFoundError(
             "the executor ray needs the package ray: pip install 'mixformerv2[ray]'"
         ) from error
-    with _cluster(ray, address or "local"):
+    waiting, running = iter(tasks), dict[Any, Task]()
+    with _cluster(ray, address or "local"), _cancelled_at_the_end(ray, running):
         most = max((int(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"]), default=0)
         if most < threads:
             raise ValueError(
@@ -60,24 +61,29 @@ def run_on_ray(
         at_once = fits if workers is None else min(workers, fits)
         track = ray.remote(num_cpus=threads, max_retries=MAX_RETRIES)(run_remotely)
         shared, folder = ray.put(opener), os.getcwd()
-        waiting, running = iter(tasks), dict[Any, Task]()
-        try:
-            while True:
-                # Handed in all at once unless a number is given: machines may join.
-                while workers is None or len(running) < workers:
-                    task = next(waiting, None)
-                    if task is None:
-                        break
-                    running[track.remote(shared, task, threads, limit_s, folder)] = task
-                if not running:
-                    return at_once
-                done, _ = ray.wait(list(running), num_returns=1, timeout=_TICK_S)
-                for reference in done:
-                    tally.take(running.pop(reference), _get(ray, reference))
-                tally.tell(0)
-        finally:
-            for reference in running:  # in a cluster that outlives this run
-                ray.cancel(reference)
+        while True:
+            # Handed in all at once unless a number is given: machines may join.
+            while workers is None or len(running) < workers:
+                task = next(waiting, None)
+                if task is None:
+                    break
+                running[track.remote(shared, task, threads, limit_s, folder)] = task
+            if not running:
+                return at_once
+            done, _ = ray.wait(list(running), num_returns=1, timeout=_TICK_S)
+            for reference in done:
+                tally.take(running.pop(reference), _get(ray, reference))
+            tally.tell(0)
+
+
+@contextmanager
+def _cancelled_at_the_end(ray: Any, running: Mapping[Any, Task]) -> Iterator[None]:
+    """What still runs when a run breaks off, in a cluster that outlives it."""
+    try:
+        yield
+    finally:
+        for reference in running:
+            ray.cancel(reference)
 
 
 def _get(ray: Any, reference: Any) -> Answer:

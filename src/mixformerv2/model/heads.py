@@ -20,9 +20,8 @@ def expected_box(side_logits: Float[Tensor, "b 4 bins"]) -> Float[Tensor, "b 4"]
     """
     logits, bins = _whole(side_logits), side_logits.shape[-1]
     coordinates = torch.arange(bins, device=logits.device, dtype=logits.dtype) / bins
-    return (logits.softmax(dim=-1) * coordinates).sum(
-        dim=-1
-    )  # no matrix product: those are in half precision
+    # No matrix product: autocast takes those in half precision.
+    return (logits.softmax(dim=-1) * coordinates).sum(dim=-1)
 
 
 class _FourSides(nn.Linear):

@@ -24,9 +24,15 @@ BACKENDS = ("openvino", "onnxruntime", "torch")
 PRECISIONS = ("f32", "bf16", "f16", "int8")
 
 
+def search_graph(precision: str) -> str:
+    """The file of an exported model that is searched with."""
+    return INT8_GRAPH if precision == "int8" else SEARCH_GRAPH
+
+
 def files_of_graphs(precision: str) -> tuple[str, ...]:
-    """What a runtime loads of an exported model, beside its weights; the search graph comes second."""
-    return (ENCODE_GRAPH, INT8_GRAPH, INT8_WEIGHTS) if precision == "int8" else (ENCODE_GRAPH, SEARCH_GRAPH)
+    """What a runtime loads of an exported model, beside its weights."""
+    graphs = (ENCODE_GRAPH, search_graph(precision))
+    return (*graphs, INT8_WEIGHTS) if precision == "int8" else graphs
 
 
 class Located(NamedTuple):

@@ -23,6 +23,7 @@ from mixformerv2.runtime.backend import (
     damaged,
     files_of_graphs,
     read_config,
+    search_graph,
 )
 
 MADE_OF = ["mixformerv2", "weights"]  # where an int8 graph holds the digest of the weights it was made of
@@ -71,6 +72,11 @@ def narrow(there: tuple[str, ...]) -> str:
     return next((name for name in ("bf16", "f16") if name in there), "f32")
 
 
+def floating_precision(precision: str, device: str) -> str:
+    """In which everything is computed that is not in int8."""
+    return narrow(precisions(device)) if precision == "int8" else precision
+
+
 class OpenVINOBackend:
     """The two graphs, compiled for each number of templates when it is first seen.
 
@@ -91,22 +97,20 @@ class OpenVINOBackend:
             devices = ", ".join(self._core.available_devices)
             raise ValueError(f"OpenVINO has no device {device!r} here: choose one of {devices}")
         self.precision = self._choose(precision, folder)
-        there = precisions(self._device)
-        floating = narrow(there) if self.precision == "int8" else self.precision
+        floating = floating_precision(self.precision, self._device)
         self._options: dict[str, Any] = {"INFERENCE_PRECISION_HINT": floating}
         if threads is not None and self._device == "CPU":
             self._options["INFERENCE_NUM_THREADS"] = threads
-        files = files_of_graphs(self.precision)
-        self._graphs = {
-            graph: self._read(folder / file)
-            for graph, file in zip((ENCODE_GRAPH, SEARCH_GRAPH), files[:2], strict=True)
-        }
+        files = {ENCODE_GRAPH: ENCODE_GRAPH, SEARCH_GRAPH: search_graph(self.precision)}
+        self._graphs = {graph: self._read(folder / file) for graph, file in files.items()}
         if self.precision == "int8" and not self._is_of(folder / WEIGHTS_FILE):
             raise ValueError(
                 f"{folder / INT8_GRAPH} was made of other weights than those beside it: "
                 f"make it anew with `mixformerv2 quantise {folder} --calibrate VIDEO --overwrite`"
             )
-        self._source = compiled.digest(folder / file for file in (WEIGHTS_FILE, *files))
+        self._source = compiled.digest(
+            folder / file for file in (WEIGHTS_FILE, *files_of_graphs(self.precision))
+        )
         if floating == "bf16":
             self._keep_cache_in_bf16()
         self._compiled: dict[Any, ov.CompiledModel] = {}
