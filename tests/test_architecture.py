@@ -61,7 +61,7 @@ ALLOWED["__main__"] = {"cli"}
 MAY_IMPORT_TORCH = {
     *("model", "distill", "train"),
     # Making samples; the readers serve evaluation too.
-    *("data/augment", "data/bank", "data/pairs", "data/memory", "data/reading", "data/loader"),
+    *("data/augment", "data/bank", "data/bend", "data/pairs", "data/memory", "data/reading", "data/loader"),
     "runtime/torch",
     *(f"runtime/export/{name}" for name in ("graphs", "onnx", "torch", "executorch", "ncnn")),
     *("bench/torch", "bench/reference"),

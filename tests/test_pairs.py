@@ -97,7 +97,14 @@ def placed(sequence: Sequence, side_px: int, **changes: np.ndarray) -> Batch:
     used[:, :, TARGET] = True
     no = np.zeros((1, 2), bool)
     plan = Plan(
-        np.zeros((1, 2, 3, 3), np.int64), to_frame, used, no, no, np.zeros((1, 2, 4)), np.ones(1, bool)
+        np.zeros((1, 2, 3, 3), np.int64),
+        to_frame,
+        used,
+        pasted=no,
+        in_front=no,
+        part_frame=np.zeros((1, 2, 4)),
+        bend_unit=np.zeros((1, 2)),
+        present=np.ones(1, bool),
     )
     window = torch.from_numpy(look(read_rgbm(sequence, 0), to_frame[0, 0, TARGET], side_px))[None]
     sizes = np.broadcast_to(sequence.frame(0).shape[1::-1], (1, 2, 3, 2)).astype(np.int64)
@@ -185,6 +192,20 @@ def test_a_flip_mirrors_the_crop_and_with_it_the_label() -> None:
     mirrored = placed(sequence, 64, centre_unit=np.array([[27, 35]]) / 64, flip=np.array([True]))
     assert torch.equal(mirrored.search, plain.search.flip(2))
     assert mirrored.box_unit[0, [2, 0]].tolist() == (1 - plain.box_unit[0, [0, 2]]).tolist()
+
+
+def test_a_target_that_bends_takes_its_label_along_and_its_template_stays() -> None:
+    bending = dataclasses.replace(CENTRED, bend_share=1.0, bend=0.2)
+    batch, plan = make(stills(4), 24, bending, absent_share=0.0, paste_share=1.0, **ALONE)
+    assert (plan.bend_unit[:, 0] == 0).all() and (plan.bend_unit[:, 1:] > 0).all()
+    boxes = (batch.box_unit * 64).round().int().tolist()
+    assert len({tuple(box) for box in boxes}) > 12
+    for (template, _, search), (x1, y1, x2, y2) in zip(examples(batch), boxes, strict=True):
+        index = who(template[16, 16])
+        assert where(template, index)[9:23, 9:23].all()
+        rows, columns = where(search, index).nonzero().unbind(1)
+        found = np.array([columns.min(), rows.min(), columns.max() + 1, rows.max() + 1])
+        np.testing.assert_allclose(found, (x1, y1, x2, y2), atol=2)
 
 
 def test_the_box_of_a_mask_by_hand() -> None:

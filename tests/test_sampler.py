@@ -288,6 +288,24 @@ def test_a_target_with_a_box_only_stays_upright_and_alone_in_its_picture() -> No
 # --- where they lie
 
 
+def test_segmented_targets_bend_as_often_and_as_far_as_asked_in_all_views_but_the_template() -> None:
+    plan = draw(stills(10), 2000, bend_share=0.4, bend=0.08, online_scale_jitter=0.0, scale_jitter=0.0)
+    template, online, search = plan.bend_unit.T
+    assert (template == 0).all()
+    for drawn, side_unit in ((online, 1 / 2), (search, 1 / 4.5)):
+        assert abs((drawn > 0).mean() - 0.4) < 0.04
+        relative = drawn[drawn > 0] / side_unit
+        assert relative.max() <= 0.08 and abs(relative.mean() - 0.04) < 0.003
+
+
+def test_what_has_no_outline_does_not_bend() -> None:
+    for sequences, config in (
+        ([video(5)], ALWAYS_PRESENT),
+        (stills(5), dataclasses.replace(ALWAYS_PRESENT, part_share=1.0)),
+    ):
+        assert not draw(sequences, 50, config, bend_share=1.0).bend_unit.any()
+
+
 def placement(**changes: Any) -> Placement:
     """A target of a quarter of the window in its middle, but for `changes`."""
     plain = {
@@ -416,6 +434,8 @@ def test_a_sample_config_that_cannot_be_is_refused(change: dict[str, Any], compl
         ({"rotation_deg": -1.0}, "rotation_deg must not be negative, got -1.0"),
         ({"scale_jitter": math.nan}, "scale_jitter must not be negative, got nan"),
         ({"far_share": 1.1}, r"far_share must be in \[0, 1\], got 1.1"),
+        ({"bend_share": -0.1}, r"bend_share must be in \[0, 1\], got -0.1"),
+        ({"bend": -0.1}, "bend must not be negative, got -0.1"),
     ],
 )
 def test_a_view_config_that_cannot_be_is_refused(change: dict[str, Any], complaint: str) -> None:

@@ -16,6 +16,7 @@ from torch import Tensor
 from mixformerv2.data import augment
 from mixformerv2.data.augment import DegradeConfig
 from mixformerv2.data.bank import inside_box, send
+from mixformerv2.data.bend import bend
 from mixformerv2.data.sampler import BEHIND, OTHER, TARGET, Plan
 
 
@@ -93,6 +94,8 @@ def _compose(
     def drawn(which: slice, windows: Tensor) -> tuple[Tensor, Tensor]:
         parts = (plan.used, plan.to_frame, seen.frame_sizes, plan.pasted, plan.in_front, plan.part_frame)
         rgb, mask = _draw(_Scenes(windows, *(_flat(part[:, which]) for part in parts)))
+        shown = bend(torch.cat([rgb, mask[:, None]], dim=1), _flat(plan.bend_unit[:, which]), rng)
+        rgb, mask = shown[:, :3], shown[:, 3]
         how = augment.draw(np.repeat(grey, len(rgb) // b), config, rng)
         rgb = augment.degrade(rgb, how, generator)
         return rgb.round_().to(torch.uint8).permute(0, 2, 3, 1).contiguous(), mask

@@ -104,6 +104,7 @@ class Plan(NamedTuple):
     pasted: Bool[np.ndarray, "b scenes"]  # of TARGET only the object, BEHIND around it
     in_front: Bool[np.ndarray, "b scenes"]  # OTHER hides the target, not the target it
     part_frame: Float[np.ndarray, "b scenes 4"]  # the target, if it is but a rectangle of TARGET; else zeros
+    bend_unit: Float[np.ndarray, "b scenes"]  # deviation of the shifts that bend the scene; 0: none
     present: Bool[np.ndarray, " b"]  # is the template's target what TARGET shows in the search region?
 
 
@@ -332,9 +333,11 @@ class Sampler:
         used[..., OTHER] = there[..., OTHER] & segmented & (rng.random((b, scenes)) < crowd)
         used[..., BEHIND] = there[..., BEHIND] & segmented & (pasted | beyond)
         in_front = rng.random((b, scenes)) < config.occluder_share
-        to_frame = self._windows(boxes, outlined, in_front, rng)
+        to_frame, side_unit = self._windows(boxes, outlined, in_front, rng)
+        bent = outlined & (rng.random((b, scenes)) < self.views.bend_share) & (np.arange(scenes) > 0)
         present = np.array([cast.present for cast in casts], bool)
-        return Plan(frames, to_frame, used, pasted, in_front, part_frame, present)
+        bend_unit = rng.uniform(0, self.views.bend, (b, scenes)) * side_unit * bent
+        return Plan(frames, to_frame, used, pasted, in_front, part_frame, bend_unit, present)
 
     def _parts(
         self, casts: list[_Cast], boxes: Float[np.ndarray, "b scenes 4"], rng: np.random.Generator
@@ -357,11 +360,12 @@ class Sampler:
         outlined: Bool[np.ndarray, "b scenes"],
         in_front: Bool[np.ndarray, "b scenes"],
         rng: np.random.Generator,
-    ) -> Float[np.ndarray, "b scenes 3 2 3"]:
+    ) -> tuple[Float[np.ndarray, "b scenes 3 2 3"], Float[np.ndarray, "b scenes"]]:
+        """How the layers lie, and the targets' sides as fractions of the windows'."""
         b, scenes = outlined.shape
         flip = np.asarray(rng.random(b) < self.views.flip_share)
         shape = rng.normal(0, self.views.shape_jitter, b)
-        to_frame = np.zeros((b, scenes, 3, 2, 3))
+        to_frame, side_unit = np.zeros((b, scenes, 3, 2, 3)), np.zeros((b, scenes))
         for scene in range(scenes):
             if scene == 0:
                 place = placing.place_template(self.views, flip)
@@ -370,11 +374,12 @@ class Sampler:
             else:
                 place = placing.place_search(self.views, flip, outlined[:, scene], rng)
             place = place._replace(aspect=place.aspect + shape)
+            side_unit[:, scene] = place.side_unit
             to_frame[:, scene, TARGET] = place.to_frame(boxes[:, scene, TARGET])
             beside = place.beside(rng, in_front[:, scene])
             to_frame[:, scene, OTHER] = beside.to_frame(boxes[:, scene, OTHER])
             to_frame[:, scene, BEHIND] = placing.random_parts(b, rng)
-        return to_frame
+        return to_frame, side_unit
 
 
 def _between(frames: Int[np.ndarray, " n"], low: int, high: int) -> Int[np.ndarray, " m"]:

@@ -35,6 +35,10 @@ class ViewConfig:
     the shapes that are frequent in its training for everything's"""
     rotation_deg: float = 12.0
     """deviation; none where there is only a box, which would grow by turning"""
+    bend_share: float = 0.0
+    """online templates and search crops in which the target changes its form, where its outline is known"""
+    bend: float = 0.1
+    """largest deviation of the shifts of points that are half a target apart, target sides"""
     online_scale_jitter: float = 0.1
     """deviation of the log of the online template's scale: the tracker's own box is a little off"""
     online_deviation: float = 0.06
@@ -50,11 +54,11 @@ class ViewConfig:
                 raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
         for name in (
             *("centre_jitter", "near_deviation", "scale_jitter", "aspect_jitter", "rotation_deg"),
-            *("shape_jitter", "online_scale_jitter", "online_deviation", "online_aspect_jitter"),
+            *("shape_jitter", "online_scale_jitter", "online_deviation", "online_aspect_jitter", "bend"),
         ):
             if not getattr(self, name) >= 0:
                 raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
-        for name in ("far_share", "flip_share"):
+        for name in ("far_share", "flip_share", "bend_share"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} must be in [0, 1], got {getattr(self, name)}")
 
