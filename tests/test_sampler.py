@@ -379,6 +379,19 @@ def test_a_target_is_stretched_in_all_its_views_alike() -> None:
     assert abs(shape.std() - 0.4) < 0.02 and abs(shape.mean()) < 0.02
 
 
+def test_some_windows_lie_beside_the_target_and_count_as_without_it() -> None:
+    config = dataclasses.replace(ALWAYS_PRESENT, away_share=0.3)
+    shaped = [still(number, (4, 6, 44, 16)) for number in range(6)]
+    plan = draw(shaped, 1500, config, aspect_jitter=0.4, shape_jitter=0.4, rotation_deg=60.0)
+    away = ~plan.present
+    assert abs(away.mean() - 0.3) < 0.04
+    corners = np.array([[4, 6], [44, 6], [44, 16], [4, 16]], float)  # of the box
+    turn, shift = plan.to_frame[:, -1, TARGET, :, :2], plan.to_frame[:, -1, TARGET, :, 2]
+    unit = np.linalg.solve(turn[:, None], (corners - shift[:, None])[..., None])[..., 0]
+    beside = ((unit > 1).all(axis=1) | (unit < 0).all(axis=1)).any(axis=1)
+    assert beside[away].all() and not beside[~away].any()
+
+
 def test_a_second_object_is_close_in_front_and_further_away_behind() -> None:
     b = 2000
     place = place_template(ViewConfig(), np.zeros(b, bool))
@@ -419,6 +432,7 @@ def test_parts_of_pictures_fill_the_window_from_within() -> None:
         ({"max_gap_frames": -1}, "max_gap_frames must not be negative, got -1"),
         ({"absent_share": 1.0}, r"absent_share must be in \[0, 1\), got 1.0"),
         ({"paste_share": 1.5}, r"paste_share must be in \[0, 1\], got 1.5"),
+        ({"away_share": 1.5}, r"away_share must be in \[0, 1\], got 1.5"),
         ({"neighbours": 0}, "neighbours must be at least 1, got 0"),
     ],
 )

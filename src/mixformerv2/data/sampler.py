@@ -52,6 +52,9 @@ class SampleConfig:
     """examples whose search crop lacks the target"""
     other_sequence_share: float = 0.5
     """of those, the ones that show another target although the sequence has frames without its own"""
+    away_share: float = 0.0
+    """of the examples that show the target, those whose search window then moves so far that it is out of sight: what
+    lies around it, and others of its kind, are not it"""
     neighbour_share: float = 0.5
     """other objects taken from nearby in the dataset's list, where they are often of one kind: hard to tell apart"""
     neighbours: int = 12
@@ -88,7 +91,7 @@ class SampleConfig:
         if self.neighbours < 1:
             raise ValueError(f"neighbours must be at least 1, got {self.neighbours}")
         for name in (
-            *("other_sequence_share", "neighbour_share", "paste_share", "beyond_share"),
+            *("other_sequence_share", "away_share", "neighbour_share", "paste_share", "beyond_share"),
             *("crowd_search_share", "crowd_online_share", "occluder_share", "part_share"),
         ):
             if not 0 <= getattr(self, name) <= 1:
@@ -139,6 +142,7 @@ class _Cast(NamedTuple):
 
     targets: list[_Look]  # scene by scene
     present: bool
+    away: bool
     other: _Look | None
     behind: _Look | None
 
@@ -260,6 +264,7 @@ class Sampler:
                 search = self._without_target(known, rng)
             search = search or self._another(known, rng.random() < config.neighbour_share, False, rng)
             present = search is None
+        away = present and rng.random() < config.away_share
         first, last = self._ends(known, search, rng)
         online = [self._within(known.visible, first, last, rng) for _ in range(config.online_templates)]
         targets = [self._look(known, first)]
@@ -270,7 +275,7 @@ class Sampler:
         if known.segmented or targets[-1].known.segmented:
             other = self._another(known, rng.random() < config.neighbour_share, True, rng)
             behind = self._another(known, False, False, rng)
-        return _Cast(targets, present, other, behind)
+        return _Cast(targets, present and not away, away, other, behind)
 
     @property
     def _causal(self) -> bool:
@@ -333,7 +338,8 @@ class Sampler:
         used[..., OTHER] = there[..., OTHER] & segmented & (rng.random((b, scenes)) < crowd)
         used[..., BEHIND] = there[..., BEHIND] & segmented & (pasted | beyond)
         in_front = rng.random((b, scenes)) < config.occluder_share
-        to_frame, side_unit = self._windows(boxes, outlined, in_front, rng)
+        away = np.array([cast.away for cast in casts], bool)
+        to_frame, side_unit = self._windows(boxes, outlined, in_front, away, rng)
         bent = outlined & (rng.random((b, scenes)) < self.views.bend_share) & (np.arange(scenes) > 0)
         present = np.array([cast.present for cast in casts], bool)
         bend_unit = rng.uniform(0, self.views.bend, (b, scenes)) * side_unit * bent
@@ -359,6 +365,7 @@ class Sampler:
         boxes: Float[np.ndarray, "b scenes 2 4"],
         outlined: Bool[np.ndarray, "b scenes"],
         in_front: Bool[np.ndarray, "b scenes"],
+        away: Bool[np.ndarray, " b"],
         rng: np.random.Generator,
     ) -> tuple[Float[np.ndarray, "b scenes 3 2 3"], Float[np.ndarray, "b scenes"]]:
         """How the layers lie, and the targets' sides as fractions of the windows'."""
@@ -374,9 +381,11 @@ class Sampler:
             else:
                 place = placing.place_search(self.views, flip, outlined[:, scene], rng)
             place = place._replace(aspect=place.aspect + shape)
+            beside = place.beside(rng, in_front[:, scene])
+            if scene == scenes - 1:
+                place = place.moved_out(away, boxes[:, scene, TARGET], rng)
             side_unit[:, scene] = place.side_unit
             to_frame[:, scene, TARGET] = place.to_frame(boxes[:, scene, TARGET])
-            beside = place.beside(rng, in_front[:, scene])
             to_frame[:, scene, OTHER] = beside.to_frame(boxes[:, scene, OTHER])
             to_frame[:, scene, BEHIND] = placing.random_parts(b, rng)
         return to_frame, side_unit

@@ -84,6 +84,20 @@ class Placement(NamedTuple):
         shift = centre - (turn @ self.centre_unit[:, :, None])[:, :, 0]
         return np.concatenate([turn, shift[:, :, None]], axis=2)
 
+    def moved_out(
+        self, which: Bool[np.ndarray, " b"], box_frame: Float[np.ndarray, "b 4"], rng: np.random.Generator
+    ) -> Placement:
+        """Some windows moved aside so far that nothing of the target's box is in them, however it is turned."""
+        b = len(which)
+        width, height = (box_frame[:, 2:] - box_frame[:, :2]).T
+        diagonal = self.side_unit * np.hypot(width, height) / np.sqrt(width * height)
+        reach = diagonal / 2 * np.exp(np.abs(self.aspect) / 2)
+        offset = rng.uniform(-1, 1, (b, 2))
+        offset[np.arange(b), rng.integers(2, size=b)] = rng.choice([-1, 1], b) * (
+            0.5 + reach + rng.uniform(0, 0.7, b)
+        )
+        return self._replace(centre_unit=np.where(which[:, None], 0.5 + offset, self.centre_unit))
+
     def beside(self, rng: np.random.Generator, in_front: Bool[np.ndarray, " b"]) -> Placement:
         """A second object of about the target's size: close enough to hide it in part, or further away."""
         b = len(self.flip)
