@@ -25,7 +25,7 @@ from mixformerv2.config import preset
 from mixformerv2.data.datasets import open_datasets
 from mixformerv2.data.loader import DataConfig, Loader
 from mixformerv2.data.pairs import Batch
-from mixformerv2.data.sampler import SampleConfig
+from mixformerv2.data.plan import SampleConfig
 from mixformerv2.model.network import build
 from mixformerv2.train.engine import affordable_precision
 from mixformerv2.train.objective import LossWeights, Objective

@@ -23,7 +23,7 @@ from torch.utils.data import dataloader
 from mixformerv2.data.loader import DataConfig, Loader
 from mixformerv2.data.memory import Decoded, estimate_gigabytes
 from mixformerv2.data.pairs import Batch
-from mixformerv2.data.sampler import SampleConfig
+from mixformerv2.data.plan import SampleConfig
 from mixformerv2.data.sequence import ImageFiles, LazySequences, Sequence
 
 # torch advises against more workers than cores.

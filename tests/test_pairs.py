@@ -16,8 +16,9 @@ from torch import Tensor
 from mixformerv2.data.augment import DegradeConfig
 from mixformerv2.data.bank import look, read_rgbm
 from mixformerv2.data.pairs import Batch, Seen, boxes_of_masks, compose
+from mixformerv2.data.plan import BEHIND, OTHER, TARGET, Plan, SampleConfig
 from mixformerv2.data.reading import Disk, Stream
-from mixformerv2.data.sampler import BEHIND, OTHER, TARGET, Plan, SampleConfig, Sampler
+from mixformerv2.data.sampler import Sampler
 from mixformerv2.data.sequence import Sequence
 from mixformerv2.data.views import Placement, ViewConfig
 

@@ -23,7 +23,7 @@ from mixformerv2.cli import main
 from mixformerv2.data.datasets import open_datasets
 from mixformerv2.data.loader import Loader
 from mixformerv2.data.pairs import Batch
-from mixformerv2.data.sampler import SampleConfig
+from mixformerv2.data.plan import SampleConfig
 from mixformerv2.data.sequence import Sequence as Video
 from mixformerv2.distill.shrink import remove_blocks, set_branch_scale
 from mixformerv2.distill.targets import Teacher

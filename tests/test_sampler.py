@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 from painted import BOX, still, stills, video
 
-from mixformerv2.data.sampler import BEHIND, OTHER, TARGET, Plan, SampleConfig, Sampler
+from mixformerv2.data.plan import BEHIND, OTHER, TARGET, Plan, SampleConfig
+from mixformerv2.data.sampler import Sampler
 from mixformerv2.data.sequence import LazySequences, Sequence
 from mixformerv2.data.views import (
     Placement,

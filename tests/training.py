@@ -17,7 +17,7 @@ import torch
 
 from mixformerv2.config import Config, ModelConfig
 from mixformerv2.data.loader import DataConfig, Loader
-from mixformerv2.data.sampler import SampleConfig
+from mixformerv2.data.plan import SampleConfig
 from mixformerv2.data.sequence import Sequence as Video
 from mixformerv2.model.network import Network, build
 from mixformerv2.train import stages

@@ -20,8 +20,9 @@ from torch.utils.data import DataLoader, Dataset
 from mixformerv2.data.augment import DegradeConfig
 from mixformerv2.data.memory import Decoded
 from mixformerv2.data.pairs import Batch, Marking, Seen, compose
+from mixformerv2.data.plan import SampleConfig
 from mixformerv2.data.reading import Disk, MemoryPlans, Planned, Prepared, Stream, look_in_bank
-from mixformerv2.data.sampler import Datasets, SampleConfig, Sampler
+from mixformerv2.data.sampler import Datasets, Sampler
 from mixformerv2.data.views import ViewConfig
 
 _SKIPPED_AFTER = 1000  # examples: fewer do not tell a share

@@ -17,7 +17,7 @@ from mixformerv2.data import augment
 from mixformerv2.data.augment import DegradeConfig
 from mixformerv2.data.bank import inside_box, send
 from mixformerv2.data.bend import bend
-from mixformerv2.data.sampler import BEHIND, OTHER, TARGET, Plan
+from mixformerv2.data.plan import BEHIND, OTHER, TARGET, Plan
 
 
 class Batch(NamedTuple):

@@ -18,7 +18,8 @@ from torch import Tensor
 from mixformerv2.data.bank import ImageBank, look, read_rgbm
 from mixformerv2.data.memory import Decoded
 from mixformerv2.data.pairs import Seen
-from mixformerv2.data.sampler import BEHIND, Plan, Sampler
+from mixformerv2.data.plan import BEHIND, Plan
+from mixformerv2.data.sampler import Sampler
 from mixformerv2.data.views import part_to_frame
 
 T = TypeVar("T")

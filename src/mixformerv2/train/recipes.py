@@ -12,7 +12,7 @@ from typing import Any
 
 from mixformerv2.config import DEFAULT_MODEL, Config, ModelConfig, preset
 from mixformerv2.data.loader import DataConfig
-from mixformerv2.data.sampler import SampleConfig
+from mixformerv2.data.plan import SampleConfig
 from mixformerv2.data.views import ViewConfig
 from mixformerv2.train import stages
 from mixformerv2.train.objective import LossWeights

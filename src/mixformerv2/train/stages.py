@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from mixformerv2.config import Config, ModelConfig
 from mixformerv2.data.loader import DataConfig
-from mixformerv2.data.sampler import SampleConfig
+from mixformerv2.data.plan import SampleConfig
 from mixformerv2.distill.replacement import ReplacementSchedule
 from mixformerv2.distill.targets import check_pair, default_feature_layers
 from mixformerv2.train.objective import LossWeights
