@@ -21,6 +21,7 @@ ALLOWED: dict[str, set[str]] = {
     "geometry": set(),
     "config": set(),
     "files": set(),
+    "interrupts": set(),
     "results": {"files"},
     "starts": {"geometry", "results"},
     "images": set(),
@@ -34,7 +35,10 @@ ALLOWED: dict[str, set[str]] = {
     "target": {"geometry", "config", "results", "runtime"},
     "tracker": {"geometry", "config", "results", "images", "video", "runtime", "target"},
     "multitracker": {"config", "results", "images", "runtime", "target", "tracker"},
-    "recording": {"files", "results", "starts", "images", "video", "overlay", "tracker", "multitracker"},
+    "recording": {
+        *("files", "interrupts", "results", "starts", "images", "video", "overlay"),
+        *("tracker", "multitracker"),
+    },
     "evaluate": {"geometry", "config", "files", "results", "images", "video", "data", "runtime", "tracker"},
     # Validation is tracking.
     "train": {"geometry", "config", "model", "distill", "data", "runtime", "tracker", "evaluate"},

@@ -115,7 +115,8 @@ def test_a_frame_is_drawn_with_rulers_instead_of_tracking(run: Run, home: Path) 
         assert np.array_equal(read_image("frame.png"), with_rulers(next(iter(frames))))
     again = ("track", "clip.mp4", "--rulers", "frame.png")
     assert_refused(run(*again), "frame.png exists already")
-    assert_refused(run(*again, "--box", "1,2,3,4"), "leave out --box and --boxes")
+    assert_refused(run(*again, "--box", "1,2,3,4"), "leave out --box")
+    assert_refused(run(*again, "--output", "a.mp4", "--results", "a.csv"), "leave out --output and --results")
     assert_refused(
         run("track", "clip.mp4", "--rulers", "frame.mp4"), "must end in .png or .jpg, got frame.mp4"
     )
@@ -130,8 +131,24 @@ def test_brackets_in_the_name_of_a_file_are_no_markup(track: Run, home: Path) ->
     assert ran.out.splitlines()[1:] == ["  [/x]/a[b].csv"]
 
 
+def test_a_video_is_named_after_what_is_in_it(home: Path) -> None:
+    for folder in ("clips.v2", "shots/left"):
+        (home / folder).mkdir(parents=True)
+    names = {
+        "street.mp4": "street",
+        "clips.v2/": "clips.v2",
+        ".": home.name,
+        "shots/left/*.jpg": "left",
+        "shots/*/[0-9]*.png": "shots",
+        "0": "0",
+        "rtsp://nvr/ch1": "nvr_ch1",
+        "https://host/live/cam.m3u8?token=1": "host_live_cam.m3u8_token_1",
+    }
+    assert {source: default_name(source) for source in names} == names
+
+
 def test_the_password_of_a_camera_is_in_no_file_name() -> None:
-    assert default_name("rtsp://admin:s3cret@10.0.0.2:554/stream") == "10.0.0.2_554"
+    assert default_name("rtsp://admin:s3cret@10.0.0.2:554/stream") == "10.0.0.2_554_stream"
 
 
 def test_track_without_outputs_writes_a_video_named_after_its_source(track: Run, home: Path) -> None:
@@ -215,17 +232,17 @@ def test_a_terminal_gets_a_bar_with_frames_per_second(track: Run, monkeypatch: p
 
 def test_ctrl_c_finishes_the_files_and_exits_with_130(track: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     calls = itertools.count(1)
-    update = recording.Tracker.update
+    update = recording.Tracker.update_rgb
 
     def interrupted(tracker: Any, frame: Any) -> Any:
         if next(calls) == 5:
             raise KeyboardInterrupt
         return update(tracker, frame)
 
-    monkeypatch.setattr(recording.Tracker, "update", interrupted)
+    monkeypatch.setattr(recording.Tracker, "update_rgb", interrupted)
     ran = track("clip.mp4", "--results", "a.csv", "--output", "a.mp4")
     assert ran.code == 130
-    assert ran.err == "warning: stopped by Ctrl-C after 5 frames; what was tracked is written\n"
+    assert ran.err == "warning: stopped after 5 frames, as asked; what was tracked is written\n"
     assert ran.out.splitlines()[1:] == ["  a.mp4", "  a.csv"]
     assert len(read_results("a.csv")) == 5
     with open_source("a.mp4") as frames:
@@ -238,7 +255,7 @@ def test_ctrl_c_before_anything_was_tracked_leaves_nothing(
     def interrupted(*_: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(recording.Tracker, "init", interrupted)
+    monkeypatch.setattr(recording.Tracker, "init_rgb", interrupted)
     before = content(home)
     ran = track("clip.mp4", "--results", "a.csv", "--output", "a.mp4")
     assert (ran.code, ran.out, ran.err) == (130, "", "")
@@ -593,6 +610,8 @@ def test_models_lists_what_is_shipped_as_a_table_and_as_json(
     assert (listed["name"], listed["path"], listed["bytes"]) == ("mine", str(path), path.stat().st_size)
     assert listed["model"]["depth"] == 2
     assert listed["tracker"]["update_interval"] == 3
+    assert_refused(run("models", "--json", "models.json"), "models.json exists already")
+    assert run("models", "--json", "models.json", "--overwrite").code == 0
     assert_refused(
         run("models", "--json", "none/models.json"),
         "none/models.json cannot be written: the folder none does not exist",
@@ -616,7 +635,7 @@ def test_demo_writes_video_contact_sheet_and_boxes_and_says_where(
     def interrupted(*_: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(recording.Tracker, "update", interrupted)
+    monkeypatch.setattr(recording.Tracker, "update_rgb", interrupted)
     assert run("demo", "--output-dir", "cut", *model).code == 130
 
 
@@ -661,8 +680,10 @@ def test_a_process_refuses_in_one_line_and_ends_with_2(home: Path) -> None:
     assert content(home) == before
 
 
-@pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGINT for another process")
-def test_a_process_that_gets_ctrl_c_finishes_its_files(home: Path) -> None:
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no signals for another process")
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP"])
+def test_a_process_that_is_asked_to_end_finishes_its_files(home: Path, name: str) -> None:
+    number = signal.Signals[name]
     (home / "images").mkdir()
     cv2.imwrite("0.png", tiny.square_frame(0))
     for index in range(20_000):
@@ -674,16 +695,16 @@ def test_a_process_that_gets_ctrl_c_finishes_its_files(home: Path) -> None:
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # it may be ignored where tests run
+        preexec_fn=lambda: signal.signal(number, signal.SIG_DFL),  # it may be ignored where tests run
     )
     give_up = time.monotonic() + 60
     while not any(path.stat().st_size for path in home.glob(".a.*.partial.csv")):  # the first rows are there
         assert process.poll() is None and time.monotonic() < give_up
         time.sleep(0.02)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(number)
     _, err = process.communicate(timeout=60)
     assert process.returncode == 130
-    said = re.fullmatch(r"warning: stopped by Ctrl-C after (\d+) frames; what was tracked is written\n", err)
+    said = re.fullmatch(r"warning: stopped after (\d+) frames, as asked; what was tracked is written\n", err)
     assert said, err
     num_rows = len(read_results(home / "a.csv"))
     assert 0 <= num_rows - int(said[1]) <= 1, "the last row may be written and not yet counted"

@@ -145,7 +145,7 @@ def test_a_comparison_becomes_a_table_and_json() -> None:
     lines = console.file.getvalue().splitlines()  # type: ignore[attr-defined]
     rows = [line for line in lines if line.startswith("│")]
     assert "[x]" in rows[0] and "+" in rows[0] and "y" in rows[1] and "-" in rows[1]
-    document = json.loads(result.as_json())
+    document = json.loads(json.dumps(result.as_dict(), allow_nan=False))
     assert document["a"] == "[a]" and document["seed"] == 0 and document["resamples"] == 10_000
     assert [one["sequence"] for one in document["sequences"]] == ["[x]", "y"]
     assert document["interval"] == [result.resampled.low, result.resampled.high]

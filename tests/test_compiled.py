@@ -121,6 +121,16 @@ def test_by_default_it_is_the_users_cache_folder(monkeypatch: pytest.MonkeyPatch
     assert compiled.folder() == tmp_path / "mixformerv2"
 
 
+def test_without_a_home_nothing_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    def nobody() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    for name in (compiled.VARIABLE, "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(compiled.Path, "home", nobody)
+    assert compiled.folder() is None
+
+
 def test_the_files_not_used_for_longest_make_room(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(compiled, "MAX_BYTES", 2 * (100 + 32))
     (place / "of the user").mkdir(parents=True)

@@ -19,7 +19,7 @@ import torch
 from command_line import Ran, Run
 from replay import BOX, CONFIG, NUM_FRAMES, paint
 
-from mixformerv2 import geometry
+from mixformerv2 import MultiTracker, Tracker, geometry
 from mixformerv2.config import Config
 from mixformerv2.evaluate.proof import Clip, Drift, Limits, Proof, prove
 from mixformerv2.model import checkpoint
@@ -30,6 +30,7 @@ from mixformerv2.runtime.backend import SEARCH_GRAPH, WEIGHTS_FILE, Backend, Loc
 from mixformerv2.runtime.export import CONFIG_FILE, TARGETS, export, files_of
 from mixformerv2.runtime.export.loaded import LoadedPair
 from mixformerv2.runtime.torch import NetworkBackend
+from mixformerv2.video import open_source
 
 
 def fragile(network: Network) -> Network:
@@ -75,6 +76,27 @@ def content(folder: Path) -> set[str]:
 
 
 # --- every target
+
+
+@pytest.mark.parametrize("name", ["openvino", "onnxruntime"])
+def test_a_model_of_a_fixed_batch_says_so_when_it_is_to_track(
+    made: Path, tmp_path: Path, clip: Clip, name: str
+) -> None:
+    export(made / "good.safetensors", tmp_path / "three", batch=3)
+    export(made / "good.safetensors", tmp_path / "one", batch=1)
+    with open_source(clip.source) as frames:
+        frame = next(iter(frames))
+    with pytest.raises(ValueError, match="exported with --batch 3, it does not take 1 at once"):
+        Tracker(tmp_path / "three", name).init(frame, clip.box)
+    many = MultiTracker(tmp_path / "one", name)
+    many.add(frame, clip.box)
+    assert len(many.update(frame)) == 1
+    many.add(frame, clip.box)
+    if name == "openvino":  # which searches for one target after the other
+        assert len(many.update(frame)) == 2
+    else:
+        with pytest.raises(ValueError, match="exported with --batch 1, it does not take 2 at once"):
+            many.update(frame)
 
 
 @pytest.mark.parametrize("batch", [None, 3])
@@ -259,6 +281,11 @@ def assert_refused(ran: Ran, *words: str) -> None:
     assert ran.err.startswith("error: ") and ran.err.count("\n") == 1, ran.err
     for word in words:
         assert word in ran.err
+
+
+def test_an_export_that_proves_nothing_leaves_no_proof(export_verb: Run) -> None:
+    assert_refused(export_verb("none.safetensors", "--json", "proof.json"), "none.safetensors")
+    assert content(Path()) == set()
 
 
 def test_the_verb_prints_the_drift_and_writes_it_as_json(export_verb: Run, made: Path) -> None:

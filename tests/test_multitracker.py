@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -180,6 +181,14 @@ def test_a_target_that_comes_or_goes_leaves_the_others_as_they_are() -> None:
         if seed == 6:
             disturbed.drop(2)
         assert disturbed.update(noise_frame(seed))[1] == expected
+
+
+def test_rules_may_be_changed_for_the_targets_to_come() -> None:
+    tracker = many(Many({0: [0.6], 1: [0.6]}))
+    tracker.add(grey_frame(100), BOX)
+    tracker.config = dataclasses.replace(tracker.config, lost_threshold=0.7)
+    tracker.add(grey_frame(100), BOX)
+    assert [result.state for result in tracker.update(grey_frame(100)).values()] == ["tracking", "lost"]
 
 
 def test_a_result_is_plain_python() -> None:

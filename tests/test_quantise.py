@@ -55,6 +55,13 @@ def test_looks_that_correct_sizes_are_no_examples(made: Path) -> None:
     assert len(seen) == 39  # every frame but the first
 
 
+@pytest.mark.parametrize("count", [0, -1])
+def test_there_must_be_an_example(made: Path, count: int) -> None:
+    backend = open_backend(made / "model", "openvino", "f32")
+    with pytest.raises(ValueError, match=f"at least one example to calibrate on, got {count}"):
+        examples(backend, made / "clip.mp4", tiny.square_box(0), count)
+
+
 def test_few_of_many_are_taken_evenly() -> None:
     assert spread(range(10), 4) == [0, 3, 6, 9]
     assert spread(range(2), 4) == [0, 1]

@@ -16,10 +16,11 @@ import torch
 from mixformerv2 import recording
 from mixformerv2.images import Frame, read_image
 from mixformerv2.multitracker import MultiTracker
+from mixformerv2.overlay import OverlayVideo
 from mixformerv2.recording import ContactSheet, Outputs, Summary, record, record_many
 from mixformerv2.results import read_results
 from mixformerv2.starts import Start
-from mixformerv2.tracker import Tracker
+from mixformerv2.tracker import Tracker, track
 from mixformerv2.video import FrameSource, open_source
 
 NUM_FRAMES = 12
@@ -206,6 +207,25 @@ def test_a_box_outside_its_frame_names_the_target_and_keeps_what_was_tracked_bef
     with pytest.raises(ValueError, match="the target 2 cannot begin at frame 0"):
         record_many(clip, [Start(0, 2, (500, 500, 9, 9))], multitracker(), Outputs(folder / "out.mp4"))
     assert names(folder) == ["out.mot.txt"]
+
+
+def test_a_tracker_for_bgr_sees_the_frames_of_a_video_as_they_are(
+    tracker: Tracker, tmp_path: Path, folder: Path
+) -> None:
+    clip = tmp_path / "colours.mp4"
+    with OverlayVideo(clip, fps=25.0) as video:
+        for index in range(4):
+            video.write(np.ascontiguousarray(tiny.square_frame(index) * np.uint8([1, 0, 0])))
+    for channels in ("rgb", "bgr"):
+        alone = Tracker(backend=tracker.backend, channels=channels)
+        record(clip, BOX, alone, Outputs(results=folder / f"{channels}.csv"))
+        several = MultiTracker(backend=tracker.backend, channels=channels)
+        record_many(clip, [Start(0, 1, BOX)], several, Outputs(results=folder / f"{channels}.mot.txt"))
+        followed = [result for _, result in track(clip, BOX, tracker=alone)]
+        rows = read_results(folder / f"{channels}.csv")
+        assert [row.result.score for row in rows] == pytest.approx([r.score for r in followed], abs=1e-4)
+    for suffix in ("csv", "mot.txt"):
+        assert (folder / f"rgb.{suffix}").read_text() == (folder / f"bgr.{suffix}").read_text()
 
 
 # Ended early

@@ -198,6 +198,27 @@ def test_an_existing_file_is_replaced_only_on_request(tmp_path: Path) -> None:
     assert len(read_results(tmp_path / "a.csv")) == 3
 
 
+def test_what_two_write_under_one_name_is_kept_of_both(tmp_path: Path) -> None:
+    first, second = (ResultFile.open(tmp_path / "a.csv") for _ in range(2))
+    for frame, results in ((7, first), (8, second)):
+        results.write(frame, Result((1, 2, 3, 4), 1.0, "tracking"))
+    first.close()
+    with pytest.raises(
+        FileExistsError, match=r"a\.csv has come into being meanwhile: .* is in (.*)"
+    ) as caught:
+        second.close()
+    kept = Path(str(caught.value).rpartition(" ")[2])
+    assert {path.name for path in tmp_path.iterdir()} == {"a.csv", kept.name}
+    assert [read_results(path)[0].frame for path in (tmp_path / "a.csv", kept)] == [7, 8]
+
+
+def test_rows_are_on_the_disk_as_soon_as_they_are_written(tmp_path: Path) -> None:
+    with ResultFile.open(tmp_path / "a.csv") as results:
+        results.write(0, Result((1, 2, 3, 4), 1.0, "tracking"))
+        (partial,) = tmp_path.iterdir()
+        assert len(partial.read_text().splitlines()) == 2
+
+
 def test_a_link_is_followed_to_the_file_that_it_names(tmp_path: Path) -> None:
     (tmp_path / "real.csv").write_text("old")
     (tmp_path / "link.csv").symlink_to("real.csv")

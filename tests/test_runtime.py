@@ -366,6 +366,7 @@ def test_a_checkpoint_and_its_export_answer_alike_but_for_half_precision(folder:
         (dict(threads=0), "threads must be at least 1, got 0"),
         (dict(backend="openvino", device="tpu"), "OpenVINO has no device 'tpu' here: choose one of .*CPU"),
         (dict(backend="torch", device="tpu"), "torch has no device 'tpu' here: choose cpu, or auto"),
+        (dict(backend="torch", device="meta"), "torch has no device 'meta' here: choose cpu, or auto"),
         (
             dict(backend="onnxruntime", precision="bf16"),
             "onnxruntime backend runs in f32, got precision bf16",
@@ -506,6 +507,19 @@ def test_threads_may_use_openvino_first_at_the_same_time() -> None:
         "ready = threading.Barrier(8)\n"
         "threads = [threading.Thread(target=lambda: (ready.wait(), openvino.Type.u8.to_dtype())) for _ in range(8)]\n"
         "[each.start() for each in threads]; [each.join() for each in threads]"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+
+
+def test_threads_that_come_first_together_share_one_core() -> None:
+    """A second one would end in a segmentation fault at the next signal."""
+    code = (
+        "import sys, threading; sys.setswitchinterval(1e-6)\n"
+        "from mixformerv2.runtime.openvino import core\n"
+        "ready, cores = threading.Barrier(8), []\n"
+        "threads = [threading.Thread(target=lambda: (ready.wait(), cores.append(core()))) for _ in range(8)]\n"
+        "[each.start() for each in threads]; [each.join() for each in threads]\n"
+        "assert len(cores) == 8 and len({*map(id, cores)}) == 1"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
 

@@ -36,6 +36,13 @@ def test_rows_of_mot_challenge_count_frames_and_pixels_from_1(tmp_path: Path, re
     assert read_starts(written(tmp_path, text)) == [Start(0, 4, (10, 20, 30, 40)), Start(2, 5, (0, 0, 8, 9))]
 
 
+def test_empty_lines_are_passed_over_and_counted(tmp_path: Path) -> None:
+    text = "1,4,11,21,30,40,1\n\n3,5,1,1,8,9,1\n"
+    assert read_starts(written(tmp_path, text)) == [Start(0, 4, (10, 20, 30, 40)), Start(2, 5, (0, 0, 8, 9))]
+    with pytest.raises(ValueError, match="line 3: the target 4 has a box already in line 1"):
+        read_starts(written(tmp_path, text.replace("3,5", "3,4")))
+
+
 @pytest.mark.parametrize(
     ("text", "sentence"),
     [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 import re
 import socket
 from pathlib import Path
@@ -15,7 +16,7 @@ import pytest
 from av.video.reformatter import Colorspace
 
 from mixformerv2 import video
-from mixformerv2.images import Frame, as_rgb_uint8, read_image
+from mixformerv2.images import Frame, as_rgb_uint8, quiet_opencv, read_image
 from mixformerv2.overlay import COLOURS, OverlayVideo, draw
 from mixformerv2.results import Result
 from mixformerv2.video import open_source
@@ -93,6 +94,18 @@ def test_every_frame_of_a_video_comes_once_and_in_order(tmp_path: Path, name: st
     for index, frame in enumerate(frames):
         assert_is_frame(frame, (48, 64))
         assert abs(int(frame[24, 32, 1]) - grey_of(index)) <= 2
+
+
+@pytest.mark.skipif(os.name == "nt", reason="no file has a colon in its name")
+@pytest.mark.parametrize("name", ["12:30:00.mp4", "cam:1.mp4", "http:.mp4"])
+def test_a_colon_in_the_name_of_a_file_is_no_protocol(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    make_video(tmp_path / "a.mp4").rename(tmp_path / name)
+    monkeypatch.chdir(tmp_path)
+    for source in (name, Path(name)):
+        with open_source(source) as frames:
+            assert len(list(frames)) == NUM_FRAMES
 
 
 @pytest.mark.parametrize("width", [2, 50, 66, 202])
@@ -299,6 +312,18 @@ def test_grey_alpha_and_16_bit_images_are_converted(tmp_path: Path) -> None:
         frame = read_image(tmp_path / name)
         assert_is_frame(frame, (4, 4))
         assert frame[2, 2].tolist() == list(expected), name
+
+
+def test_reading_images_in_threads_leaves_opencvs_log_as_it_was(tmp_path: Path) -> None:
+    cv2.imwrite(str(tmp_path / "a.png"), np.zeros((8, 8, 3), np.uint8))
+    before = cv2.utils.logging.getLogLevel()
+    first, second = quiet_opencv(), quiet_opencv()
+    with first:
+        second.__enter__()
+        assert cv2.utils.logging.getLogLevel() == 0
+    assert cv2.utils.logging.getLogLevel() == 0  # another thread still wants it quiet
+    second.__exit__(None, None, None)
+    assert cv2.utils.logging.getLogLevel() == before != 0
 
 
 def test_an_unreadable_image_is_named(tmp_path: Path) -> None:

@@ -12,9 +12,10 @@ from pathlib import Path
 class PartialFile:
     """A claim on `target`: write to `path` beside it, then `commit` it into place or `discard` it."""
 
-    def __init__(self, target: Path, path: Path) -> None:
+    def __init__(self, target: Path, path: Path, overwrite: bool = False) -> None:
         self.target = target
         self.path = path
+        self._overwrite = overwrite
 
     @classmethod
     def claim(cls, target: str | Path, overwrite: bool = False) -> PartialFile:
@@ -42,10 +43,18 @@ class PartialFile:
             else:
                 reason = error.strerror or "the folder refuses new files"
             raise type(error)(f"{target} cannot be written: {reason}") from error
-        return cls(real, path)
+        return cls(real, path, overwrite)
 
     def commit(self) -> None:
-        os.replace(self.path, self.target)
+        """Raises FileExistsError if there is a `target` by now that was not to be replaced; what was written is kept
+        under another name, which the error has.
+        """
+        if self._overwrite or not self.target.exists():
+            os.replace(self.path, self.target)
+            return
+        kept = self.path.with_name(self.path.name[1:])
+        os.replace(self.path, kept)
+        raise FileExistsError(f"{self.target} has come into being meanwhile: what belongs there is in {kept}")
 
     def discard(self) -> None:
         self.path.unlink(missing_ok=True)

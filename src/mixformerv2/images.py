@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import cv2
@@ -13,6 +14,9 @@ import numpy as np
 import numpy.typing as npt
 
 Frame = npt.NDArray[np.uint8]
+
+_one_at_a_time = Lock()
+_levels: list[int] = []  # before each of the blocks that are quiet now
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 
@@ -36,7 +40,10 @@ def read_image(path: str | Path) -> Frame:
             image = cv2.imdecode(encoded, cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH)
     if image is None:
         raise ValueError(f"{path} is not an image that can be read: it is empty, damaged or of another kind")
-    return as_rgb_uint8(image, channels="bgr")
+    try:
+        return as_rgb_uint8(image, channels="bgr")
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
 
 
 def check_channels(channels: str) -> None:
@@ -92,9 +99,13 @@ def _eight_bit(array: npt.NDArray[Any]) -> Frame:
 @contextmanager
 def quiet_opencv() -> Iterator[None]:
     """OpenCV says on stderr what this module says in an error of its own."""
-    level = cv2.utils.logging.getLogLevel()
-    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
+    # The level is the process's, and blocks in several threads overlap: the first one in notes it for the last one out.
+    with _one_at_a_time:
+        _levels.append(cv2.utils.logging.getLogLevel())
+        cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
     try:
         yield
     finally:
-        cv2.utils.logging.setLogLevel(level)
+        with _one_at_a_time:
+            # All but the first have noted silence.
+            cv2.utils.logging.setLogLevel(_levels.pop())

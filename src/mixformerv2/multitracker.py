@@ -43,11 +43,19 @@ class MultiTracker:
     ) -> None:
         self._beginner = Tracker(model, backend, precision, device, threads, channels, config)
         self.backend = self._beginner.backend
-        self.config = self._beginner.config
         self._channels = channels
         self._targets: dict[int, Target] = {}
         self._last_id = 0
         self._stacks: dict[int, _Stack] = {}
+
+    @property
+    def config(self) -> TrackerConfig:
+        """The online rules of targets that are added from now on."""
+        return self._beginner.config
+
+    @config.setter
+    def config(self, config: TrackerConfig) -> None:
+        self._beginner.config = config
 
     @property
     def boxes(self) -> dict[int, tuple[float, float, float, float]]:
@@ -61,13 +69,17 @@ class MultiTracker:
         number of a dropped target does not come again by itself. Raises ValueError for an id that is followed
         already, and as ``Tracker.init``.
         """
+        return self.add_rgb(as_rgb_uint8(frame, self._channels), box, id)
+
+    def add_rgb(self, rgb: RgbFrame, box: Any, id: int | None = None) -> int:
+        """``add`` for a frame that is RGB uint8 already, as those of a video source are, whatever ``channels`` is."""
         if id is None:
             id = self._last_id + 1
         if id in self._targets:
             raise ValueError(
                 f"the id {id} is taken: drop({id}) first, or choose another than {self._known()}"
             )
-        self._beginner.init(frame, box)
+        self._beginner.init_rgb(rgb, box)
         assert self._beginner.target is not None
         self._targets[id] = self._beginner.target
         self._last_id = max(self._last_id, id)
@@ -81,7 +93,10 @@ class MultiTracker:
 
     def update(self, frame: Any) -> dict[int, Result]:
         """Where every target is in the next frame, by id in the order of ``add``; as ``Tracker.update``."""
-        rgb = as_rgb_uint8(frame, self._channels)
+        return self.update_rgb(as_rgb_uint8(frame, self._channels))
+
+    def update_rgb(self, rgb: RgbFrame) -> dict[int, Result]:
+        """``update`` for a frame that is RGB uint8 already."""
         # The network takes targets together that have as many online templates: all, unless the config has several.
         groups: dict[int, dict[int, Target]] = defaultdict(dict)
         for id, target in self._targets.items():

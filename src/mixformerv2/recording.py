@@ -15,6 +15,7 @@ import numpy as np
 
 from mixformerv2.files import PartialFile
 from mixformerv2.images import Frame
+from mixformerv2.interrupts import as_keyboard_interrupts
 from mixformerv2.multitracker import MultiTracker
 from mixformerv2.overlay import OverlayVideo, draw, draw_many
 from mixformerv2.results import Result, ResultFile
@@ -61,10 +62,10 @@ def record(
 ) -> Summary:
     """Tracks from ``start_frame`` to the end and writes ``outputs``.
 
-    Ctrl-C ends it early; the files are finished properly. Before the first frame is done it raises KeyboardInterrupt,
-    and then, as on any other error before the first frame, nothing is left behind. ``progress`` is called with the
-    frames done and the frames to do (None where the source does not know). Raises ValueError or an OSError with one
-    sentence for bad input.
+    Ctrl-C, SIGTERM and a closed terminal end it early; the files are finished properly. Before the first frame is done
+    it raises KeyboardInterrupt, and then, as on any other error before the first frame, nothing is left behind.
+    ``progress`` is called with the frames done and the frames to do (None where the source does not know). Raises
+    ValueError or an OSError with one sentence for bad input.
     """
     return _record(source, start_frame, _Alone(tracker, box), outputs, progress)
 
@@ -95,12 +96,12 @@ class _Alone:
         self._began = False
 
     def update(self, frame: Frame) -> _ById:
-        return {_ALONE: self._tracker.update(frame)} if self._began else {}
+        return {_ALONE: self._tracker.update_rgb(frame)} if self._began else {}
 
     def begin(self, _index: int, frame: Frame) -> _ById:
         if self._began:
             return {}
-        self._tracker.init(frame, self._box)
+        self._tracker.init_rgb(frame, self._box)
         self._began = True
         return {_ALONE: Result(self._tracker.box, 1.0, "tracking")}
 
@@ -120,13 +121,13 @@ class _Many:
             self._starts[start.frame].append(start)
 
     def update(self, frame: Frame) -> _ById:
-        return self._tracker.update(frame)
+        return self._tracker.update_rgb(frame)
 
     def begin(self, index: int, frame: Frame) -> _ById:
         begun: _ById = {}
         for start in self._starts.get(index, ()):
             try:
-                self._tracker.add(frame, start.box, start.id)
+                self._tracker.add_rgb(frame, start.box, start.id)
             except ValueError as error:
                 raise ValueError(f"the target {start.id} cannot begin at frame {index}: {error}") from error
             begun[start.id] = Result(self._tracker.boxes[start.id], 1.0, "tracking")
@@ -152,7 +153,7 @@ def _record(
     ids: set[int] = set()
     done = lost = 0
     interrupted = False
-    with open_source(source, start_frame) as frames:
+    with as_keyboard_interrupts(), open_source(source, start_frame) as frames:
         total = None if frames.num_frames is None else frames.num_frames - start_frame
         if frames.num_frames is not None and frames.is_counted:
             targets.check_end(frames.num_frames)

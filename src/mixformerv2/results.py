@@ -54,7 +54,8 @@ class ResultFile:
         self.format = format
         self.num_rows = 0
         self._partial = partial
-        self._stream = partial.path.open("w", encoding="utf-8", newline="\n")
+        # By the line: of a process that is killed its rows are left.
+        self._stream = partial.path.open("w", 1, encoding="utf-8", newline="\n")
         if format == "csv":
             self._stream.write(",".join(COLUMNS_WITH_ID if with_ids else COLUMNS) + "\n")
 
@@ -124,7 +125,7 @@ def read_results(path: str | Path, format: str | None = None) -> list[ResultRow]
 
     The benchmarks' text holds only boxes, parted by commas, tabs or spaces: there the frame is the line's
     index, the score NaN, and the state "tracking", or "lost" where the box is not finite. MOT rows have frame, id
-    and score (their seventh column), and no state either.
+    and score (their seventh column), and no state either. Where rows name their frames, empty lines are passed over.
     Raises FileNotFoundError, or ValueError naming the line that is wrong.
     """
     chosen = _format_of(path, format)
@@ -140,6 +141,8 @@ def read_results(path: str | Path, format: str | None = None) -> list[ResultRow]
             raise ValueError(f"{path} must begin with the line {','.join(COLUMNS)}, got {header[:60]!r}")
     rows = []
     for index, line in enumerate(lines[first:]):
+        if not line.strip() and columns is not _BOX_COLUMNS:
+            continue
         try:
             rows.append(_from_line(chosen, columns, line, index))
         except (ValueError, KeyError, TypeError) as error:

@@ -37,7 +37,8 @@ def read_starts(path: str | Path) -> list[Start]:
         rows = {number: _from_line(path, number, line) for number, line in numbered.items()}
     elif len(header.split(",")) > len(COLUMNS) and not header.startswith("frame,"):  # which results do
         rows = {}
-        for number, row in enumerate(read_results(path, "mot"), 1):
+        numbers = [number for number, line in enumerate(lines, 1) if line.strip()]
+        for number, row in zip(numbers, read_results(path, "mot"), strict=True):
             assert row.id is not None, "rows of MOT have ids"
             rows[number] = Start(row.frame, row.id, row.result.box)
     else:

@@ -8,14 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import UInt8
 
 from mixformerv2 import geometry
 from mixformerv2.config import DEFAULT_MODEL, TrackerConfig
 from mixformerv2.images import as_rgb_uint8, check_channels
 from mixformerv2.results import Result
 from mixformerv2.runtime.backend import Backend, open_backend
-from mixformerv2.target import Target
+from mixformerv2.target import RgbFrame, Target
 from mixformerv2.video import FrameSource, open_source
 
 _NOT_STARTED = "the tracker has no object yet: call init(frame, box) before update(frame)"
@@ -68,7 +67,10 @@ class Tracker:
         the border is clipped, with a warning. Raises ValueError for a box without size or wholly outside, and for any
         other kind of frame.
         """
-        rgb = as_rgb_uint8(frame, self._channels)
+        self.init_rgb(as_rgb_uint8(frame, self._channels), box)
+
+    def init_rgb(self, rgb: RgbFrame, box: Any) -> None:
+        """``init`` for a frame that is RGB uint8 already, as those of a video source are, whatever ``channels`` is."""
         target = Target(rgb, box, self.backend, self.config)
         target.calibrate_size(lambda around_frame: self._look(rgb, target, around_frame)[0])
         self.target = target
@@ -89,13 +91,16 @@ class Tracker:
         """
         if self.target is None:
             raise ValueError(_NOT_STARTED)
-        rgb = as_rgb_uint8(frame, self._channels)
+        return self.update_rgb(as_rgb_uint8(frame, self._channels))
+
+    def update_rgb(self, rgb: RgbFrame) -> Result:
+        """``update`` for a frame that is RGB uint8 already."""
+        if self.target is None:
+            raise ValueError(_NOT_STARTED)
         self.target.enter(rgb)
         return self.target.follow(rgb, *self._look(rgb, self.target, self.target.box_frame))
 
-    def _look(
-        self, rgb: UInt8[np.ndarray, "height width 3"], target: Target, around_frame: geometry.Box
-    ) -> tuple[geometry.Box, float]:
+    def _look(self, rgb: RgbFrame, target: Target, around_frame: geometry.Box) -> tuple[geometry.Box, float]:
         """The network's box in the frame and its score, in a search window around a box."""
         window = target.window(around_frame)
         located = self.backend.search(window.cut(rgb, out=self._crop)[None], target.cache)
@@ -107,7 +112,7 @@ def track(
     box: Any,
     start_frame: int = 0,
     tracker: Tracker | None = None,
-) -> Iterator[tuple[UInt8[np.ndarray, "height width 3"], Result]]:
+) -> Iterator[tuple[RgbFrame, Result]]:
     """Follows the object in ``box`` from ``start_frame`` on; yields every frame (RGB) with its result.
 
     ``source`` is a video file, a folder or glob of images, a camera number or a URL; or frames that are open, which
@@ -119,15 +124,13 @@ def track(
     return _follow(frames, box, tracker or Tracker())
 
 
-def _follow(
-    frames: FrameSource, box: Any, tracker: Tracker
-) -> Iterator[tuple[UInt8[np.ndarray, "height width 3"], Result]]:
+def _follow(frames: FrameSource, box: Any, tracker: Tracker) -> Iterator[tuple[RgbFrame, Result]]:
     with frames:
         for index, frame in enumerate(frames):
             if index == 0:
-                tracker.init(frame, box)
+                tracker.init_rgb(frame, box)
                 yield frame, Result(tracker.box, 1.0, "tracking")
             else:
-                yield frame, tracker.update(frame)
+                yield frame, tracker.update_rgb(frame)
         if frames.warning:
             warnings.warn(frames.warning, stacklevel=2)

@@ -242,9 +242,12 @@ def open_video(address: str, name: str, is_url: bool = False) -> VideoSource:
     from av.stream import Disposition
 
     shown = name if is_url else address
+    place = (
+        address if is_url else os.path.abspath(address)
+    )  # FFmpeg takes what comes before a colon for a protocol
     options = {"rtsp_transport": "tcp"} if is_url and address.lower().startswith("rtsp") else {}
     try:
-        container = av.open(address, options=options, timeout=URL_TIMEOUT_S if is_url else None)
+        container = av.open(place, options=options, timeout=URL_TIMEOUT_S if is_url else None)
     except (av.error.ExitError, av.error.TimeoutError) as error:
         raise ValueError(f"{shown} did not answer within {URL_TIMEOUT_S:g} s") from error
     except av.FFmpegError as error:

@@ -73,7 +73,7 @@ def refuse_existing(target: Path, overwrite: bool) -> None:
 
 
 @contextmanager
-def json_document(path: Path | None, overwrite: bool = True) -> Iterator[Callable[[Any], None]]:
+def json_document(path: Path | None, overwrite: bool) -> Iterator[Callable[[Any], None]]:
     """Gives a function that writes a document to the file, if one is wanted.
 
     The file is claimed at once: one that cannot be written is found out before the work, and none is left by halves.

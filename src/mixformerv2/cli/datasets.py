@@ -9,7 +9,17 @@ from typing import Annotated
 
 import typer
 
-from mixformerv2.cli.common import JsonOption, app, err, json_document, key_values, out, say, warn
+from mixformerv2.cli.common import (
+    JsonOption,
+    OverwriteOption,
+    app,
+    err,
+    json_document,
+    key_values,
+    out,
+    say,
+    warn,
+)
 from mixformerv2.config import DEFAULT_MODEL
 
 data_app = typer.Typer(help="Look at datasets, and pack them.", no_args_is_help=True)
@@ -24,11 +34,12 @@ def check(
         int | None, typer.Option(help="Decode the first of every so many images of a sequence.")
     ] = None,
     json_path: JsonOption = None,
+    overwrite: OverwriteOption = False,
 ) -> None:
     """Say what is recognised in a folder, how much it is, and what is missing or broken (exit code 2)."""
     from mixformerv2.data import datasets
 
-    with json_document(json_path) as write_json:
+    with json_document(json_path, overwrite) as write_json:
         with _progress() as progress:
             report = datasets.check(root, images_every=1 if images else images_every, progress=progress)
         write_json(report.to_json())

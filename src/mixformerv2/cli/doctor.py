@@ -28,11 +28,12 @@ if TYPE_CHECKING:
 @app.command(epilog="Example: mixformerv2 doctor --json doctor.json")
 def doctor(
     json_path: JsonOption = None,
+    overwrite: OverwriteOption = False,
 ) -> None:
     """Say what this machine can run, what `auto` takes here and why, and what would be faster."""
     from mixformerv2.bench.doctor import diagnose
 
-    with json_document(json_path) as write_json:
+    with json_document(json_path, overwrite) as write_json:
         diagnosis = diagnose()
         write_json(asdict(diagnosis))
     say("\n".join(_lines(diagnosis)))

@@ -106,10 +106,11 @@ class _Trial:
 
     def report(self, write_json: Callable[[Any], None]) -> None:
         """What was found so far, also of an export that is refused."""
+        if not self._proofs:
+            return
         rows = [{"target": target, **proof.to_json()} for target, proof in self._proofs]
         write_json({"clip": str(self._clip.source), "proofs": rows})
-        if self._proofs:
-            out.print(_table(self._proofs))
+        out.print(_table(self._proofs))
 
 
 def _table(proofs: list[tuple[str, Proof]]) -> Table:

@@ -43,6 +43,7 @@ def convert(
 @app.command(epilog="Example: mixformerv2 models --json models.json")
 def models(
     json_path: JsonOption = None,
+    overwrite: OverwriteOption = False,
 ) -> None:
     """List the models that come with the package."""
     from dataclasses import asdict
@@ -66,6 +67,6 @@ def models(
         )
         table.add_row(*map(str, row))
         listed.append({"name": name, "path": str(path), "bytes": size, **asdict(config)})
-    with json_document(json_path) as write_json:
+    with json_document(json_path, overwrite) as write_json:
         write_json(listed)
     out.print(table)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mixformerv2.cli.common import app, out, say, warn
+from mixformerv2.cli.common import JsonOption, OverwriteOption, app, json_document, out, say, warn
 
 if TYPE_CHECKING:
     from mixformerv2.evaluate.datasets import Benchmark, Opened
@@ -64,25 +64,23 @@ def compare(
     ] = None,
     seed: Annotated[int, typer.Option(help="Of the resampling.")] = 0,
     root: RootOption = None,
-    json_file: Annotated[
-        Path | None, typer.Option("--json", help="Also write the comparison as JSON.")
-    ] = None,
+    json_path: JsonOption = None,
+    overwrite: OverwriteOption = False,
 ) -> None:
     """Tell whether run B is better than run A: differences by sequence, and how far chance explains them."""
     from mixformerv2.evaluate.datasets import reopen
     from mixformerv2.evaluate.report.compare import compare as compare_runs
     from mixformerv2.evaluate.store import load_run
-    from mixformerv2.files import write_text
 
     runs = [load_run(folder) for folder in (run_a, run_b)]
     opened = reopen(runs, root)
     chosen = choose_protocols([protocol] if protocol else None, opened.benchmark)
     if len(chosen) > 1:
         raise ValueError("--protocol all is too many: runs are compared by one protocol")
-    comparison = compare_runs(runs[0], runs[1], [*opened.sequences.values()], chosen[0], seed, figure)
+    with json_document(json_path, overwrite) as write_json:
+        comparison = compare_runs(runs[0], runs[1], [*opened.sequences.values()], chosen[0], seed, figure)
+        write_json(comparison.as_dict())
     out.print(comparison.table())
-    if json_file is not None:
-        write_text(json_file, comparison.as_json())
 
 
 def choose_protocols(names: list[str] | None, benchmark: Benchmark) -> list[Protocol]:

@@ -1,7 +1,8 @@
-"""The verbs that follow an object through a video, and those about the models that do it."""
+"""The verbs that follow objects through a video."""
 
 from __future__ import annotations
 
+import glob
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -104,8 +105,9 @@ def track_verb(
     from mixformerv2.tracker import Tracker
 
     if rulers is not None:
-        if box is not None or boxes is not None:
-            raise ValueError("--rulers draws a frame to read a box off: leave out --box and --boxes")
+        others = {"--box": box, "--boxes": boxes, "--output": output, "--results": results}
+        if given := [name for name, value in others.items() if value is not None]:
+            raise ValueError(f"--rulers draws a frame to read a box off: leave out {' and '.join(given)}")
         _draw_rulers(source, start_frame, rulers, overwrite)
         return
     if (box is None) == (boxes is None):
@@ -148,7 +150,11 @@ def default_name(source: str) -> str:
     from mixformerv2.video import without_password
 
     _, is_address, rest = without_password(source).partition("://")
-    stem = rest.split("/")[0] if is_address else Path(source.rstrip("/")).stem
+    path = Path(source)
+    while glob.has_magic(str(path)) and not path.exists():
+        path = path.parent
+    name = path.resolve().name if path.is_dir() else path.stem
+    stem = rest.rstrip("/") if is_address else name
     return "".join(c if c.isalnum() or c in "-_." else "_" for c in stem) or "video"
 
 
@@ -169,11 +175,11 @@ def _progress() -> Iterator[Progress]:
 
 
 def _report(summary: Summary, tracker: Any, outputs: Any) -> None:
-    """Says what was done; ends the process with 130 where Ctrl-C cut it short."""
+    """Says what was done; ends the process with 130 where Ctrl-C or another signal cut it short."""
     if summary.warning:
         warn(summary.warning)
     if summary.interrupted:
-        warn(f"stopped by Ctrl-C after {summary.frames} frames; what was tracked is written")
+        warn(f"stopped after {summary.frames} frames, as asked; what was tracked is written")
     speed = (
         f", {summary.tracker_ms:.1f} ms each ({1000 / summary.tracker_ms:.0f} per second)"
         if summary.frames > 1

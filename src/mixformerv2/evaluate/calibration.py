@@ -53,8 +53,10 @@ class Watching:
 def examples(backend: Backend, source: Path, box: Any, count: int) -> list[Example]:
     """``count`` looks, or as many as there are: at the box of a video, or at targets of a folder of datasets.
 
-    Raises ValueError for a folder without datasets, and for a video without a box.
+    Raises ValueError for a folder without datasets, for a video without a box, and for less than one look.
     """
+    if count < 1:
+        raise ValueError(f"there must be at least one example to calibrate on, got {count}")
     watching = Watching(backend)
     # Its looks at the frame that the template was cut from are not what it will be asked later.
     tracker = Tracker(

@@ -143,6 +143,11 @@ def find_weights(model: str | Path) -> Path:
     )
 
 
+def of_fixed_batch(batch: int, targets: int) -> str:
+    """What is wrong with graphs that hold a fixed number of targets."""
+    return f"this model was exported with --batch {batch}, it does not take {targets} at once: export without --batch"
+
+
 def damaged(graph: Path) -> str:
     """The sentence for a graph that a runtime cannot read."""
     return f"{graph} is damaged or does not belong to the weights beside it: export the model again"

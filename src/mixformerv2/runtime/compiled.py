@@ -24,14 +24,17 @@ _DIGEST_BYTES = hashlib.sha256().digest_size
 
 
 def folder() -> Path | None:
-    """Where compiled graphs are kept; None where the environment says ``off``."""
+    """Where compiled graphs are kept; None where the environment says ``off``, and where nobody is at home."""
     given = os.environ.get(VARIABLE, "")
     if given.lower() == "off":
         return None
     if given:
         return Path(given)
     default = {"win32": "AppData/Local", "darwin": "Library/Caches"}.get(sys.platform, ".cache")
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / default) / "mixformerv2"
+    try:
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / default) / "mixformerv2"
+    except RuntimeError:  # as in a container whose user has neither a home nor a name
+        return None
 
 
 def digest(files: Iterable[Path]) -> str:

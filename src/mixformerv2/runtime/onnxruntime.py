@@ -15,6 +15,7 @@ from mixformerv2.runtime.backend import (
     WEIGHTS_FILE,
     Located,
     damaged,
+    of_fixed_batch,
     read_config,
 )
 
@@ -57,9 +58,15 @@ class OnnxRuntimeBackend:
             )
         return session
 
+    def _check_batch(self, targets: int) -> None:
+        fixed = self._searcher.get_inputs()[0].shape[0]  # a name where it is free
+        if isinstance(fixed, int) and fixed != targets:
+            raise ValueError(of_fixed_batch(fixed, targets))
+
     def encode_templates(
         self, template: UInt8[np.ndarray, "b side side 3"], online: UInt8[np.ndarray, "b online side side 3"]
     ) -> dict[str, Float[np.ndarray, "b tokens dim"]]:
+        self._check_batch(len(template))
         outputs = self._encoder.run(None, {"template": template, "online": online})
         return dict(zip(self._cache_names, outputs, strict=True))
 
@@ -73,6 +80,7 @@ class OnnxRuntimeBackend:
         crop: UInt8[np.ndarray, "b side side 3"],
         cache: dict[str, Float[np.ndarray, "b tokens dim"]],
     ) -> Located:
+        self._check_batch(len(crop))
         return Located(*self._searcher.run(None, {"crop": crop} | cache))
 
 

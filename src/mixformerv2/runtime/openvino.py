@@ -22,6 +22,7 @@ from mixformerv2.runtime.backend import (
     Located,
     damaged,
     files_of_graphs,
+    of_fixed_batch,
     read_config,
     search_graph,
 )
@@ -46,13 +47,21 @@ class _Templates(NamedTuple):
     requests: dict[str, ov.InferRequest]
 
 
-@functools.cache
+_making_core = Lock()
+
+
 def core() -> ov.Core:
     """The one of this process, which lives as long.
 
     A core gives the main thread another stack for signals and takes it back at its end. Of two that overlap, the second
     gives back what the first has freed, and the next signal, Ctrl-C among them, is a segmentation fault (2026.4).
     """
+    with _making_core:
+        return _the_core()
+
+
+@functools.cache
+def _the_core() -> ov.Core:
     return ov.Core()
 
 
@@ -122,9 +131,13 @@ class OpenVINOBackend:
 
     def _read(self, graph: Path) -> ov.Model:
         try:
-            return self._core.read_model(graph)
+            model = self._core.read_model(graph)
         except RuntimeError:
             raise ValueError(damaged(graph)) from None
+        targets = model.inputs[0].partial_shape[0]
+        if targets.is_static and targets.get_length() != 1:
+            raise ValueError(of_fixed_batch(targets.get_length(), 1))
+        return model
 
     def _choose(self, precision: str, folder: Path) -> str:
         there = precisions(self._device)

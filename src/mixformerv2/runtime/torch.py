@@ -89,7 +89,10 @@ class TorchBackend(NetworkBackend):
             device = "cuda" if torch.cuda.is_available() else "cpu"
         try:
             network.to(torch.device(device))
-        except (RuntimeError, AssertionError):
+            known = torch.device(device).type in available()
+        except (RuntimeError, AssertionError, NotImplementedError):
+            known = False
+        if not known:
             raise ValueError(
                 f"torch has no device {device!r} here: choose {', '.join(available())}, or auto"
             ) from None

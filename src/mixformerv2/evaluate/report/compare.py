@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -111,9 +110,6 @@ class Comparison:
             "verdict": self.verdict(),
             "sequences": [{**one._asdict(), "difference": one.gain} for one in self.differences],
         }
-
-    def as_json(self) -> str:
-        return json.dumps(self.as_dict(), indent=1, allow_nan=False, ensure_ascii=False) + "\n"
 
     def table(self) -> Table:
         """The sequences, what B gains most on first, and the verdict below."""

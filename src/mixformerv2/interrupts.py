@@ -1,0 +1,44 @@
+"""Work that is asked to end: by Ctrl-C, by the system, or because its terminal is closed."""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+_SAME_WISH_S = 2.0  # what comes so soon after the first signal asks for nothing new
+
+
+@contextmanager
+def as_keyboard_interrupts() -> Iterator[None]:
+    """In the block SIGTERM and SIGHUP raise KeyboardInterrupt, as Ctrl-C does, and one that follows at once is ignored.
+
+    `timeout`, `docker stop` and a session that is closed then leave what Ctrl-C leaves, and two signals for one wish
+    do not break off what the first has begun to finish. A signal that is ignored, as by `nohup`, or that the program
+    handles itself stays so. Does nothing in a thread other than the main one, to which signals go.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    first_s: float | None = None
+
+    def end(number: int, _: Any) -> None:
+        nonlocal first_s
+        now_s = time.monotonic()
+        if first_s is None or now_s > first_s + _SAME_WISH_S:
+            first_s = now_s
+            raise KeyboardInterrupt(signal.Signals(number).name)
+
+    names = ("SIGINT", "SIGTERM", "SIGHUP")  # Windows lacks the last one
+    found = {number: signal.getsignal(number) for name in names if (number := getattr(signal, name, None))}
+    usual = {number: it for number, it in found.items() if it in (signal.SIG_DFL, signal.default_int_handler)}
+    for number in usual:
+        signal.signal(number, end)
+    try:
+        yield
+    finally:
+        for number, handler in usual.items():
+            signal.signal(number, handler)

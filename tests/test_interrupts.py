@@ -1,0 +1,69 @@
+"""Which signals end the work, and when."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from typing import Any
+
+import pytest
+
+from mixformerv2 import interrupts
+from mixformerv2.interrupts import as_keyboard_interrupts
+
+SIGNALS = [signal.SIGINT, signal.SIGTERM, *([signal.SIGHUP] if hasattr(signal, "SIGHUP") else [])]
+
+
+@pytest.fixture(autouse=True)
+def as_usual() -> Any:
+    """Handlers as a program starts with them, whatever the tests were started by."""
+    before = {number: signal.getsignal(number) for number in SIGNALS}
+    for number in SIGNALS:
+        signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+@pytest.mark.parametrize("number", SIGNALS)
+def test_a_signal_raises_once_and_its_echo_is_ignored(number: signal.Signals) -> None:
+    usual = signal.getsignal(number)
+    with as_keyboard_interrupts():
+        with pytest.raises(KeyboardInterrupt, match=number.name):
+            signal.raise_signal(number)
+        for echo in SIGNALS:
+            signal.raise_signal(echo)
+    assert signal.getsignal(number) == usual
+
+
+def test_a_signal_that_comes_later_is_another_wish(monkeypatch: pytest.MonkeyPatch) -> None:
+    now_s = [0.0]
+    monkeypatch.setattr(interrupts.time, "monotonic", lambda: now_s[0])
+    with as_keyboard_interrupts():
+        for now_s[0] in (100.0, 103.0):
+            with pytest.raises(KeyboardInterrupt):
+                signal.raise_signal(signal.SIGTERM)
+
+
+def test_what_a_program_ignores_or_handles_itself_stays_so() -> None:
+    came: list[int] = []
+    signal.signal(signal.SIGTERM, lambda number, _: came.append(number))
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    with as_keyboard_interrupts():
+        signal.raise_signal(signal.SIGTERM)
+        signal.raise_signal(signal.SIGINT)
+    assert came == [signal.SIGTERM]
+
+
+def test_in_another_thread_nothing_changes() -> None:
+    found: list[Any] = []
+
+    def look() -> None:
+        with as_keyboard_interrupts():
+            found.extend(signal.getsignal(number) for number in SIGNALS)
+
+    before = [signal.getsignal(number) for number in SIGNALS]
+    thread = threading.Thread(target=look)
+    thread.start()
+    thread.join()
+    assert found == before
