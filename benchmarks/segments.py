@@ -10,7 +10,6 @@ python benchmarks/segments.py --root ../shared/data/otb opencv:nano --option pee
 from __future__ import annotations
 
 import argparse
-from dataclasses import dataclass, replace
 
 import numpy as np
 from rich.console import Console
@@ -19,26 +18,9 @@ from rich.table import Table
 from mixformerv2 import geometry
 from mixformerv2.cli.common import key_values
 from mixformerv2.data.datasets import open_datasets
-from mixformerv2.data.sequence import Frames, Sequence
+from mixformerv2.data.sequence import Sequence
 from mixformerv2.evaluate.run import AnyTracker, one_pass
 from mixformerv2.evaluate.spec import open_tracker, parse
-
-
-@dataclass(frozen=True)
-class Part:
-    """Some frames of a video."""
-
-    frames: Frames
-    indexes: range
-
-    def __len__(self) -> int:
-        return len(self.indexes)
-
-    def read(self, index: int) -> np.ndarray:
-        return self.frames.read(self.indexes[index])
-
-    def place(self, index: int) -> str:
-        return self.frames.place(self.indexes[index])
 
 
 def pieces(sequence: Sequence, frames: int) -> list[Sequence]:
@@ -47,16 +29,7 @@ def pieces(sequence: Sequence, frames: int) -> list[Sequence]:
     for begin in range(0, len(sequence) - 1, frames):
         indexes = range(begin, min(begin + frames, len(sequence)))
         if len(indexes) > 1 and not sequence.absent[begin]:
-            part = slice(indexes.start, indexes.stop)
-            cut.append(
-                replace(
-                    sequence,
-                    frames=Part(sequence.frames, indexes),
-                    boxes_frame=sequence.boxes_frame[part],
-                    absent=sequence.absent[part],
-                    masks=None,
-                )
-            )
+            cut.append(sequence.part(indexes))
     return cut
 
 

@@ -483,6 +483,8 @@ def test_without_torch_there_is_no_reference_path_and_no_random_weights(
         (("--clip", "nowhere.mp4"), "a clip of your own and the box of its target belong together"),
         (("--box", "1,2,3"), "--box is four numbers"),
         (("--device", "tpu"), "the device is cpu, cuda or cuda:N, got 'tpu'"),
+        (("--device", "cuda:x"), "the device is cpu, cuda or cuda:N, got 'cuda:x'"),
+        (("--card", "none/card.png"), "none/card.png cannot be written: the folder none does not exist"),
         (("--card", "card.svg"), "a card is a .png file"),
     ],
 )

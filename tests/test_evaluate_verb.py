@@ -88,6 +88,83 @@ def test_several_trackers_stand_side_by_side_each_with_its_own_options(root: Pat
     assert {"lasot", "pytracking", "pysot", "got10k", "otb"} <= rows[0]["protocols"].keys()
 
 
+def test_a_tracker_that_cannot_be_made_leaves_the_others_their_scores(root: Path, run: Run) -> None:
+    talks = f"{HERE}:Talks"
+    command = (
+        "evaluate",
+        "--tracker",
+        talks,
+        "--tracker",
+        FOLLOW,
+        "--root",
+        root,
+        "--output",
+        "both",
+        "--no-html",
+    )
+    ran = run(*command, "--option", f"{talks}:nonsense=1")
+    assert ran.code == 1
+    assert "Talks (nonsense=1) is left out: " in ran.err and "nonsense" in ran.err
+    assert [row["label"] for row in scores(Path("both/scores.json"))] == ["Follow"]
+    # What can be known without making it is said before any of them has run.
+    ran = run(
+        "evaluate", "--tracker", FOLLOW, "--tracker", f"{HERE}:Nobody", "--root", root, "--output", "none"
+    )
+    assert ran.code == 2 and "there is no class Nobody in it" in ran.err
+    assert "done" not in ran.out
+
+
+def test_a_corrected_first_box_runs_its_sequence_again(root: Path, run: Run) -> None:
+    command = "evaluate", "--tracker", FOLLOW, "--root", root, "--output", "run", "--no-html"
+    assert run(*command).code == 0
+    boxes = root / "b" / "groundtruth_rect.txt"
+    first, *others = boxes.read_text().splitlines()
+    x, *rest = first.split(",")
+    boxes.write_text("\n".join([",".join([str(float(x) + 1), *rest]), *others]) + "\n")
+    ran = run("report", "run")
+    assert ran.code == 2 and "b began with another box in run" in ran.err
+    ran = run(*command)
+    assert ran.code == 0, ran.err
+    assert "began with another box than b has now: sequence b is run again" in ran.err
+    assert "1 done, 2 kept from before" in ran.out
+
+
+def test_a_sequence_that_has_gone_is_left_out_of_the_scores(root: Path, run: Run) -> None:
+    command = "evaluate", "--tracker", FOLLOW, "--root", root, "--output", "run", "--no-html"
+    assert run(*command).code == 0
+    shutil.rmtree(root / "b")
+    for again in (command, ("report", "run", "--no-html")):
+        ran = run(*again)
+        assert ran.code == 0, ran.err
+        assert f"no longer in {root}, and left out: b" in ran.err
+        (row,) = scores(Path("run/scores.json"))
+        assert set(row["protocols"]["otb"]["sequences"]) == {"a", "c"}
+
+
+def test_places_that_are_wrong_are_found_before_the_work(root: Path, run: Run) -> None:
+    command = "evaluate", "--tracker", FOLLOW, "--root", root, "--output", "run"
+    ran = run(*command, "--attributes", "nowhere")
+    assert ran.code == 2 and "nowhere" in ran.err
+    assert not Path("run").exists()
+
+
+def test_threads_are_recorded_as_they_were(root: Path, run: Run) -> None:
+    command = (
+        "evaluate",
+        "--tracker",
+        FOLLOW,
+        "--root",
+        root,
+        "--output",
+        "run",
+        "--no-html",
+        "--workers",
+        "1",
+    )
+    assert run(*command, "--option", "threads=1").code == 0
+    assert json.loads(Path("run/run.json").read_text())["measured_with"]["threads"] == 1
+
+
 def test_a_failed_sequence_is_listed_at_the_end_and_fails_the_exit_code(root: Path, run: Run) -> None:
     ran = run("evaluate", *flawed(), "--root", root, "--output", "run", "--no-html")
     assert ran.code == 1

@@ -382,6 +382,16 @@ def test_a_real_clip_gives_the_frames_that_decoding_in_order_gives() -> None:
         assert np.array_equal(frames.read(index), in_order[index]), index
 
 
+def test_a_table_beside_a_folder_of_one_video_is_not_its_boxes(tmp_path: Path) -> None:
+    clips = tmp_path / "clips"
+    clips.mkdir()
+    write_video(clips / "street.mp4")
+    (tmp_path / "clips.csv").write_text("clip,frame,x,y,w,h,name\nstreet,0,1,2,3,4,car\n")
+    assert list(find_clips(clips)) == ["street"]
+    (clips / "boxes.txt").write_text("1,2,3,4\n" * 3)
+    assert list(find_clips(clips)) == ["clips"]
+
+
 def test_boxes_named_as_in_otb_beside_their_images_are_a_clip_of_ones_own(tmp_path: Path) -> None:
     (tmp_path / "clips" / "dog").mkdir(parents=True)
     for number in (1, 2):

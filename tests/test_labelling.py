@@ -209,6 +209,7 @@ def test_starts_are_read_from_a_table(tmp_path: Path) -> None:
         (HEADER + "a,0,1,2,x,4,one\n", "line 2: could not convert"),
         (HEADER + "a,0,1,2,3,0,one\n", "line 2: a box is x, y, width, height"),
         (HEADER + "a,-1,1,2,3,4,one\n", "line 2: frames count from 0"),
+        (HEADER + "a,0,1,2,3,4,..\n", "line 2: frames count from 0 and a name is that of a new folder"),
         (HEADER + "a,0,1,2,3,4,../one\n", "line 2: frames count from 0 and a name is that of a new folder"),
         (HEADER + "a,0,1,2\n", "line 2: "),
     ],

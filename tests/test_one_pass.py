@@ -53,6 +53,22 @@ def sequence(name: str, *boxes_xyxy: tuple[float, ...], absent: tuple[int, ...] 
     return Sequence(name, Numbered(len(boxes_frame)), boxes_frame, flags)
 
 
+class Greedy:
+    """A tracker that makes corners of the box that it was given, in place."""
+
+    def init(self, frame: np.ndarray, box: np.ndarray) -> None:
+        box[2:] += box[:2]
+        self.corners = box
+
+    def update(self, frame: np.ndarray) -> np.ndarray:
+        return np.concatenate([self.corners[:2], self.corners[2:] - self.corners[:2]])
+
+
+def test_what_a_tracker_does_with_its_box_is_its_own_affair() -> None:
+    result = one_pass(Greedy(), sequence("a", BOX, BOX, BOX))
+    assert np.array_equal(result.boxes_frame, [BOX] * 3)
+
+
 class Still:
     """A tracker that stays where it was put, and notes what it was shown."""
 

@@ -45,6 +45,27 @@ def test_a_visible_frame_without_a_real_box_is_refused(box: list[float]) -> None
     assert len(Sequence("odd", ImageFiles((Path("1.jpg"),)), boxes_frame, np.array([True]))) == 1
 
 
+def test_a_part_has_all_that_is_known_of_its_frames(tmp_path: Path) -> None:
+    class Ramp:
+        def read(self, index: int) -> np.ndarray:
+            return np.full((3, 4), index == 5)
+
+    files = tuple(tmp_path / f"{number}.png" for number in range(8))
+    for number, file in enumerate(files):
+        cv2.imwrite(str(file), np.full((3, 4, 3), number, np.uint8))
+    boxes = np.tile([0.0, 0.0, 2.0, 2.0], (8, 1)) + np.arange(8)[:, None] / 10
+    at = [np.arange(8) == number for number in range(8)]
+    whole = Sequence("a", ImageFiles(files), boxes, at[6], at[5], at[6], masks=Ramp(), unknown=at[6])
+    part = whole.part(range(4, 7))
+    assert len(part) == 3 and (part.frame(1) == 5).all()
+    assert np.array_equal(part.boxes_frame, boxes[4:7])
+    assert part.frames.place(2) == str(files[6])
+    assert part.same_pictures(whole)
+    for flagged, row in ((part.absent, 2), (part.unknown, 2), (part.occluded, 1), (part.out_of_view, 2)):
+        assert flagged is not None and np.flatnonzero(flagged).tolist() == [row]
+    assert part.masks is not None and part.masks.read(1).all() and not part.masks.read(0).any()
+
+
 @pytest.mark.parametrize("content", [None, b"", b"not an image"])
 def test_an_unreadable_frame_is_named(tmp_path: Path, content: bytes | None) -> None:
     path = tmp_path / "0001.jpg"

@@ -60,6 +60,11 @@ class PartialFile:
         self.path.unlink(missing_ok=True)
 
 
+def check_writable(target: str | Path, overwrite: bool = False) -> None:
+    """Raises as ``PartialFile.claim`` where the file could not be written: to find out before the work."""
+    PartialFile.claim(target, overwrite).discard()
+
+
 @contextmanager
 def whole_file(target: str | Path, overwrite: bool = False) -> Iterator[Path]:
     """A path to write to: it becomes `target` when the block ends, and is removed when the block fails.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -229,7 +230,7 @@ def thread_setter(threads: int) -> Callable[[], None]:
 
 
 def _check_gpu(device: str) -> None:
-    if device.partition(":")[0] != "cuda":
+    if not re.fullmatch(r"cuda(:\d+)?", device):
         raise ValueError(f"the device is cpu, cuda or cuda:N, got {device!r}")
     if not has("the reference path"):
         raise ModuleNotFoundError(

@@ -18,10 +18,10 @@ from mixformerv2.cli.common import (
     json_document,
     out,
     parse_box,
-    refuse_existing,
     say,
     warn,
 )
+from mixformerv2.files import check_writable
 
 _BUSY = 0.5  # load average by core above which figures are doubtful
 
@@ -87,7 +87,7 @@ def bench(
     )
     for path in (card, card and card.with_suffix(".txt")):
         if path is not None:
-            refuse_existing(path, overwrite)
+            check_writable(path, overwrite)
     if card is not None:
         check_card(card)
     wide = Console(width=max(WIDTH, out.width))  # a pipe, too, has room for the tables

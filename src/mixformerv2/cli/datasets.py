@@ -22,6 +22,8 @@ from mixformerv2.cli.common import (
 )
 from mixformerv2.config import DEFAULT_MODEL
 
+_MOST_NAMED = 10
+
 data_app = typer.Typer(help="Look at datasets, and pack them.", no_args_is_help=True)
 app.add_typer(data_app, name="data")
 
@@ -59,7 +61,7 @@ def pack(
     every: Annotated[int, typer.Option(help="Keep one of so many frames.")] = 1,
     quality: Annotated[int, typer.Option(help="JPEG quality of pictures that are encoded anew.")] = 90,
 ) -> None:
-    """Pack datasets into WebDataset shards, which training reads from a folder or an object store."""
+    """Pack datasets into WebDataset shards, for a folder or an object store. Sequences left out: exit code 1."""
     from mixformerv2.data.datasets import open_datasets
     from mixformerv2.data.packing import pack as pack_datasets
 
@@ -73,12 +75,16 @@ def pack(
             quality=quality,
             progress=progress,
         )
-    for problem in packed.problems:
+    for problem in packed.problems[:_MOST_NAMED]:
         warn(f"{problem.sequence} was left out: {problem.sentence}")
+    if len(packed.problems) > _MOST_NAMED:
+        warn(f"{len(packed.problems) - _MOST_NAMED:,} more were left out: `mixformerv2 data check` has them")
     say(
         f"{folder}: {packed.sequences:,} sequences, {packed.frames:,} frames, {packed.shards} shards, "
         f"{packed.num_bytes / 1e6:,.0f} MB",
     )
+    if packed.problems:
+        raise typer.Exit(1)
 
 
 @data_app.command(

@@ -21,6 +21,7 @@ from mixformerv2.cli.reports import (
     write_report,
 )
 from mixformerv2.config import DEFAULT_MODEL
+from mixformerv2.files import check_writable
 
 if TYPE_CHECKING:
     from mixformerv2.evaluate.datasets import Opened
@@ -60,7 +61,10 @@ def evaluate(
     workers: Annotated[
         int | None, typer.Option(help="Processes; by default as many as threads leave cores for.")
     ] = None,
-    threads: Annotated[int | None, typer.Option(help="CPU threads of each process; by default 1.")] = None,
+    threads: Annotated[
+        int | None,
+        typer.Option(help="CPU threads of each process; by default 1, with --workers what the cores have."),
+    ] = None,
     time_limit: Annotated[
         float, typer.Option(help="Seconds for one frame, then the sequence has failed.")
     ] = 60.0,
@@ -72,7 +76,8 @@ def evaluate(
     ] = None,
     html: HtmlOption = True,
 ) -> None:
-    """Run trackers over a dataset and score them; a run that was stopped goes on. Failed sequences: exit code 1."""
+    """Run trackers over a dataset and score them; a run that was stopped goes on. Exit code 1: something failed."""
+    from mixformerv2.evaluate.attributes import check_attributes
     from mixformerv2.evaluate.datasets import open_for_evaluation
     from mixformerv2.evaluate.execute import check_execution, processor, run_all, share_cores, usable_cores
     from mixformerv2.evaluate.run import check_max_frames
@@ -86,20 +91,28 @@ def evaluate(
     chosen = choose_protocols(protocol, opened.benchmark)
     name = opened.name if max_frames is None else f"{opened.name}-first-{max_frames}"
     folders = _folders(specs, output, name)
+    if attributes is not None:
+        check_attributes(opened.sequences.values(), attributes)
     archives = _archives(folders, submission, opened, partly=bool(sequence) or max_frames is not None)
-    shares = share_cores(workers, threads, usable_cores())
-    measured_with = {
-        "processor": processor(),
-        "cores": usable_cores(),
-        "executor": executor,
-        "workers": shares[0] if executor == "local" else workers,
-        "threads": shares[1],
-    }
+
+    def measured_with(spec: TrackerSpec) -> dict[str, object]:
+        shares = share_cores(workers, threads or spec.options.get("threads"), usable_cores())
+        return {
+            "processor": processor(),
+            "cores": usable_cores(),
+            "executor": executor,
+            "workers": shares[0] if executor == "local" else workers,
+            "threads": shares[1],
+        }
+
+    for spec in specs:
+        measured_with(spec)  # what is wrong with the numbers is said before a model is opened
     failed: dict[Path, dict[str, str]] = {}
+    left_out: dict[Path, str] = {}  # runs that have come to an end of their own
     with ExitStack() as stack:
         stores: list[Store] = []
         for spec, folder in zip(specs, folders, strict=True):
-            about = describe(spec), opened.name, opened.root, opened.lengths, max_frames, measured_with
+            about = describe(spec), opened.name, opened.root, opened.lengths, max_frames, measured_with(spec)
             description = describe_run(spec.label, *about)
             stores.append(stack.enter_context(Store.open(folder, description)))
         for spec, store in zip(specs, stores, strict=True):
@@ -114,12 +127,19 @@ def evaluate(
                     f"stopped by Ctrl-C: what is finished is in {store.folder}, the same command goes on with it"
                 )
                 raise
+            except (ValueError, OSError, ModuleNotFoundError) as error:
+                if len(specs) == 1:
+                    raise
+                left_out[store.folder] = str(error)
+                warn(f"{spec.label} is left out: {error}")
+                continue
             _say(spec.label, outcome)
             failed[store.folder] = outcome.failed
-    if opened.benchmark.has_truth:
-        write_report(folders, place_of_report(folders, output), chosen, opened.root, attributes, html)
-    _submit(archives, opened, failed)
-    if _list_failures(failed):
+    scored = [folder for folder in folders if folder not in left_out]
+    if opened.benchmark.has_truth and scored:
+        write_report(scored, place_of_report(folders, output), chosen, opened.root, attributes, html)
+    all_written = _submit(dict(zip(folders, archives, strict=False)), opened, failed)
+    if _list_failures(failed) or left_out or not all_written:
         raise typer.Exit(1)
 
 
@@ -178,24 +198,32 @@ def _archives(folders: list[Path], asked: Path | None, opened: Opened, partly: b
         raise ValueError("a submission is of all frames: leave out --sequence and --max-frames")
     if len(folders) > 1:
         raise ValueError(f"--submission {asked} is one archive: evaluate one tracker at a time")
+    check_writable(asked, overwrite=True)
     return [asked]
 
 
 # --- what has come of it
 
 
-def _submit(archives: list[Path], opened: Opened, failed: Mapping[Path, Mapping[str, str]]) -> None:
+def _submit(archives: Mapping[Path, Path], opened: Opened, failed: Mapping[Path, Mapping[str, str]]) -> bool:
+    """Writes the archive of each run that has one and is whole; are all of them written?"""
     from mixformerv2.evaluate.store import load_run
     from mixformerv2.evaluate.submission import write_submission
 
-    kind = opened.benchmark.submission
-    for folder, archive in zip(failed, archives, strict=False):  # as many, or none
-        if failed[folder]:
+    kind, written = opened.benchmark.submission, 0
+    for folder, archive in archives.items():
+        if failed.get(folder, True):
             warn(f"{archive} is not written: a submission needs every sequence")
             continue
         assert kind is not None
-        write_submission(kind, archive, load_run(folder).passes, opened.lengths)
-        say(f"  {archive}")
+        try:
+            write_submission(kind, archive, load_run(folder).passes, opened.lengths)
+        except (ValueError, OSError) as error:
+            warn(f"{archive} is not written: {error}")
+        else:
+            written += 1
+            say(f"  {archive}")
+    return written == len(archives)
 
 
 def _say(label: str, outcome: Outcome) -> None:

@@ -171,21 +171,22 @@ def _video_clip(path: Path) -> Clip | None:
 
 
 def _folder_clip(folder: Path) -> Clip | None:
-    """A folder of images, or of one video whose boxes have a name of their own."""
+    """A folder of images with boxes in it or beside it, or of one video with boxes in it."""
     # Of a sequence of GOT-10k the boxes are not all: its reader knows which are of an absent target.
     if not os.access(folder, os.R_OK | os.X_OK) or (folder / "absence.label").exists():
         return None
-    boxes = _existing(*(folder / name for name in BOXES_NAMES)) or _existing(folder.absolute())
+    inside = _existing(*(folder / name for name in BOXES_NAMES))
     videos = []
     with os.scandir(folder) as entries:
         # A large dataset has folders of a hundred thousand files, of which the first tells what they are.
         for entry in entries:
             suffix = os.path.splitext(entry.name)[1].lower()
             if suffix in IMAGE_SUFFIXES and not entry.name.startswith(".") and entry.is_file():
-                return Clip(folder, boxes)
+                return Clip(folder, inside or _existing(folder.absolute()))
             if suffix in VIDEO_SUFFIXES and not entry.name.startswith("."):
                 videos.append(Path(entry.path))
-    return Clip(videos[0], boxes) if boxes and len(videos) == 1 else None
+    # Boxes beside it may as well be the starts of all videos that will be in it.
+    return Clip(videos[0], inside) if inside and len(videos) == 1 else None
 
 
 def _read_clip(clips: dict[str, Clip], name: str) -> Sequence:

@@ -8,13 +8,13 @@ from __future__ import annotations
 import collections.abc
 import os
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol, overload, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, overload, runtime_checkable
 
 import cv2
 import numpy as np
-from jaxtyping import Bool, Float, UInt8
+from jaxtyping import Bool, Float, Shaped, UInt8
 
 
 def read_rgb(path: Path) -> UInt8[np.ndarray, "h w 3"]:
@@ -119,6 +119,23 @@ class ImageFiles:
         return str(self.paths[index])
 
 
+@dataclass(frozen=True)
+class _Part:
+    """Some in a row of the frames or masks of a video."""
+
+    whole: Any
+    indexes: range
+
+    def __len__(self) -> int:
+        return len(self.indexes)
+
+    def read(self, index: int) -> Shaped[np.ndarray, "h w *channels"]:
+        return self.whole.read(self.indexes[index])
+
+    def place(self, index: int) -> str:
+        return str(self.whole.place(self.indexes[index]))
+
+
 @dataclass(frozen=True, eq=False)
 class Sequence:
     """One target in one video, or in one still image: a sequence of one frame.
@@ -179,6 +196,25 @@ class Sequence:
     def known_by(self) -> str:
         """The same for all sequences of one picture or video."""
         return self.source or self.frames.place(0)
+
+    def part(self, indexes: range) -> Sequence:
+        """Some of the frames in a row, and all that is known of them."""
+        shown = slice(indexes.start, indexes.stop)
+
+        def of(flags: Bool[np.ndarray, " frames"] | None) -> Bool[np.ndarray, " part"] | None:
+            return None if flags is None else flags[shown]
+
+        return replace(
+            self,
+            frames=_Part(self.frames, indexes),
+            boxes_frame=self.boxes_frame[shown],
+            absent=self.absent[shown],
+            occluded=of(self.occluded),
+            out_of_view=of(self.out_of_view),
+            masks=None if self.masks is None else _Part(self.masks, indexes),
+            unknown=of(self.unknown),
+            source=self.known_by,
+        )
 
     def frame(self, index: int) -> UInt8[np.ndarray, "h w 3"]:
         """RGB. Raises ValueError, naming the file, if it cannot be read."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -59,6 +60,12 @@ def attributes(sequence: Sequence, folder: str | Path | None = None) -> tuple[st
     """
     found = _told_by_boxes(sequence) | _flagged(sequence) if folder is None else _annotated(sequence, folder)
     return tuple(code for code in ATTRIBUTES if code in found)
+
+
+def check_attributes(sequences: Iterable[Sequence], folder: str | Path) -> None:
+    """Raises ValueError as ``attributes`` would for one of them."""
+    for sequence in sequences:
+        _annotated(sequence, folder)
 
 
 def _annotated(sequence: Sequence, folder: str | Path) -> set[str]:

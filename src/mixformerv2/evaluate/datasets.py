@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Collection
 from collections.abc import Sequence as ReadOnlySequence
 from dataclasses import dataclass
@@ -14,8 +15,8 @@ from mixformerv2.data.benchmarks import FIRST_PIXEL, LAYOUTS, READERS
 from mixformerv2.data.datasets import find_datasets
 from mixformerv2.data.folder import WHAT as FOLDER_WHAT
 from mixformerv2.data.folder import read_folder
-from mixformerv2.data.sequence import LazySequences, Sequence, Sequences
-from mixformerv2.evaluate.store import Failure, Run
+from mixformerv2.data.sequence import Sequence, Sequences, names_of
+from mixformerv2.evaluate.store import Failure, Run, starts_as
 
 AUTO = "auto"
 FOLDER = "folder"
@@ -134,8 +135,8 @@ def scored_on(dataset: str, folder: Path) -> Benchmark:
 def reopen(runs: ReadOnlySequence[Run], root: str | Path | None = None) -> Opened:
     """The dataset of runs that exist, those of its sequences that one of them is of; ``root``: where it is now.
 
-    Raises ValueError where the runs are not of the same frames, or the dataset has no public boxes, is not there or not
-    what it was.
+    Of sequences that it no longer has the results are left out, with a warning. Raises ValueError where the runs are
+    not of the same frames, or the dataset has no public boxes, is not there or not what it was.
     """
     for key in ("dataset", "max_frames"):
         values = [run.description.get(key) for run in runs]
@@ -153,9 +154,19 @@ def reopen(runs: ReadOnlySequence[Run], root: str | Path | None = None) -> Opene
         raise ValueError(
             f"the dataset of {runs[0].folder} was in {place}, which is not there: name it with --root"
         )
-    opened = open_for_evaluation(dataset, place, names)
+    there = names_of(_read(dataset, place))
+    if gone := [name for name in names if name not in there]:
+        warnings.warn(f"no longer in {place}, and left out: {_some(tuple(gone))}", stacklevel=2)
+    opened = open_for_evaluation(dataset, place, [name for name in names if name in there])
     for run in runs:
-        for name in run.passes:
+        for name in gone:
+            run.passes.pop(name, None)
+        for name, result in run.passes.items():
+            if name in opened.sequences and not starts_as(result, opened.sequences[name]):
+                raise ValueError(
+                    f"the dataset in {place} has changed: {name} began with another box in {run.folder}; "
+                    "`mixformerv2 evaluate` runs it again"
+                )
             then, now = run.description["sequences"][name], opened.lengths[name]
             if then != now:
                 said = f"now has {now}" if now else f"cannot be read now: {opened.broken[name].sentence}"
@@ -204,7 +215,7 @@ def _recognise(root: Path) -> tuple[str, Path, Sequences]:
 
 
 def _open(name: str, root: Path, listed: Sequences, only: Collection[str]) -> Opened:
-    names = listed.names if isinstance(listed, LazySequences) else tuple(one.name for one in listed)
+    names = names_of(listed)
     unknown = [one for one in only if one not in names]
     if unknown:
         raise ValueError(f"the dataset {name} has no sequence {', '.join(unknown)}: it has {_some(names)}")

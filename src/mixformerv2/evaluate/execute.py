@@ -183,7 +183,8 @@ def run_all(
     check_max_frames(store.description["max_frames"])
     began, cores = time.monotonic(), usable_cores()
     at_once, threads = share_cores(workers, threads or spec.options.get("threads"), cores)
-    finished, wanted, broken = store.finished(), list(sequences), dict(broken or {})
+    wanted, broken = list(sequences), dict(broken or {})
+    finished = store.finished(wanted)
     kept = [name for name in (*(one.name for one in wanted), *broken) if name in finished]
     waiting = [sequence for sequence in wanted if sequence.name not in finished]
     at_once = max(min(at_once, len(waiting)), 1)

@@ -71,7 +71,7 @@ def read_starts(path: Path) -> list[Start]:
                 geometry.check_box_xywh(start.box_xywh)
             except (TypeError, ValueError) as error:
                 raise ValueError(f"{path}, line {rows.line_num}: {error}") from None
-            if start.frame < 0 or not start.name or Path(start.name).name != start.name:
+            if start.frame < 0 or not start.name or Path(start.name).name != start.name or start.name == "..":
                 raise ValueError(
                     f"{path}, line {rows.line_num}: frames count from 0 and a name is that of a new folder, "
                     f"got frame {start.frame} and name {start.name!r}"

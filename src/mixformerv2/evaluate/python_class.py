@@ -7,7 +7,7 @@ import importlib
 import importlib.util
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -22,15 +22,7 @@ def open_class(target: str, options: Mapping[str, Any], threads: int | None = No
 
     Raises ValueError where there is no such class, it cannot be made, or it lacks ``init`` or ``update``.
     """
-    module = import_module(target)
-    name = target.rpartition(":")[2]
-    kind = getattr(module, name, None)
-    if not callable(kind):
-        there = [key for key, value in vars(module).items() if _tracks(value)]
-        others = (
-            f"those with init and update are {', '.join(there)}" if there else "nor any with init and update"
-        )
-        raise ValueError(f"python:{target} cannot be opened: there is no class {name} in it, {others}")
+    kind = class_of(target)
     if threads is not None:
         cv2.setNumThreads(threads)
     try:
@@ -41,6 +33,20 @@ def open_class(target: str, options: Mapping[str, Any], threads: int | None = No
     if not _tracks(tracker):
         raise ValueError(f"python:{target} must have the methods init(frame, box) and update(frame)")
     return tracker
+
+
+def class_of(target: str) -> Callable[..., Any]:
+    """The class itself. Raises as ``import_module`` does, and ValueError where it is not in there."""
+    module = import_module(target)
+    name = target.rpartition(":")[2]
+    kind = getattr(module, name, None)
+    if not callable(kind):
+        there = [key for key, value in vars(module).items() if _tracks(value)]
+        others = (
+            f"those with init and update are {', '.join(there)}" if there else "nor any with init and update"
+        )
+        raise ValueError(f"python:{target} cannot be opened: there is no class {name} in it, {others}")
+    return kind
 
 
 def import_module(target: str) -> ModuleType:

@@ -89,7 +89,7 @@ def one_pass(
     for row, index in enumerate(frames):
         frame = sequence.frame(index)
         began = time.perf_counter()
-        answer = tracker.update(frame) if row else tracker.init(frame, first)
+        answer = tracker.update(frame) if row else tracker.init(frame, first.copy())  # which may keep it
         seconds[row] = time.perf_counter() - began
         if row:
             box, scores[row] = _box_and_score(answer, sequence.name, index)

@@ -11,7 +11,7 @@ import math
 import os
 import sys
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, NamedTuple
@@ -117,15 +117,21 @@ class Store:
             raise
         return cls(folder, plain, lock)
 
-    def finished(self) -> set[str]:
-        """The sequences whose results are there. A file that is damaged or cut off warns, and does not count."""
-        done = set()
+    def finished(self, sequences: Iterable[Sequence] = ()) -> set[str]:
+        """The sequences whose results are there.
+
+        A file that is damaged or cut off warns and does not count; nor does one that began with another box than its
+        sequence among ``sequences`` has now.
+        """
+        done, known = set(), {sequence.name: sequence for sequence in sequences}
         for name, length in self.description["sequences"].items():
             path = _results_path(self.folder, name)
             if length is None or not path.is_file():
                 continue
             try:
-                _read_whole(path, name, self.description)
+                result = _read_whole(path, name, self.description)
+                if name in known and not starts_as(result, known[name]):
+                    raise ValueError(f"{path} began with another box than {name} has now")
             except ValueError as error:
                 warnings.warn(f"{error}: sequence {name} is run again", stacklevel=2)
             else:
@@ -198,6 +204,13 @@ def load_run(folder: str | Path) -> Run:
         if length is not None and path.is_file():
             passes[name] = _read_whole(path, name, description)
     return Run(str(description.get("label", folder.name)), description, folder, passes)
+
+
+def starts_as(result: OnePass, sequence: Sequence) -> bool:
+    """Whether the pass began in the frame and with the box that the sequence begins with now."""
+    first = int(np.argmin(sequence.absent))
+    box_now, box_then = sequence.boxes_frame[first], result.boxes_frame[0]
+    return result.first_frame == first and np.allclose(box_now, box_then, rtol=0, atol=1e-3)
 
 
 def _visible(folder: Path) -> list[str]:
