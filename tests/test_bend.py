@@ -6,6 +6,7 @@ import numpy as np
 import torch
 
 from mixformerv2.data.bend import bend
+from mixformerv2.data.views import MAX_BEND_UNIT
 
 SIDE = 48
 
@@ -53,3 +54,12 @@ def test_the_same_generator_bends_alike() -> None:
     images, deviation = ramps(2), np.full(2, 0.05)
     first, second, other = (bend(images, deviation, np.random.default_rng(seed)) for seed in (0, 0, 1))
     assert torch.equal(first, second) and not torch.equal(first, other)
+
+
+def test_at_the_largest_deviation_next_to_nothing_folds() -> None:
+    count = 300
+    from_unit = bend(ramps(count), np.full(count, MAX_BEND_UNIT), np.random.default_rng(0))[..., 4:-4, 4:-4]
+    right, down = (from_unit.diff(dim=axis) * SIDE for axis in (-1, -2))
+    right, down = right[..., :-1, :], down[..., :-1]
+    turned = right[:, 0] * down[:, 1] - right[:, 1] * down[:, 0] <= 0
+    assert turned.flatten(1).any(dim=1).float().mean() < 0.1 and turned.float().mean() < 1e-3

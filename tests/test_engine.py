@@ -24,12 +24,12 @@ from mixformerv2.data.sequence import Sequence as Video
 from mixformerv2.distill.shrink import set_branch_scale
 from mixformerv2.model import checkpoint
 from mixformerv2.model.network import Network, build
-from mixformerv2.train import engine, stages
+from mixformerv2.train import deadline, engine, stages
+from mixformerv2.train.deadline import Deadline
 from mixformerv2.train.engine import (
     BEST,
     LAST,
     RESUME,
-    Deadline,
     Engine,
     RunOptions,
     affordable_precision,
@@ -213,6 +213,27 @@ def test_the_score_head_learns_alone_and_all_else_stays_bit_for_bit(data: Data, 
     }
 
 
+def test_a_dense_head_beside_a_score_head_that_learns_alone_keeps_its_statistics(
+    data: Data, tmp_path: Path
+) -> None:
+    scored = Config(dataclasses.replace(training.CORNER, score_head=True))
+    start = build(scored.model, seed=4)
+    before = {name: tensor.clone() for name, tensor in start.state_dict().items()}
+    stage = stages.score_head("scored", scored, 8 * 3, "start", batch=8, data=training.DATA)
+    make_engine(stage, data, tmp_path, start=start).run(NEVER)
+    after = checkpoint.load(tmp_path / LAST)[0].state_dict()
+    changed = {name for name, tensor in after.items() if not torch.equal(tensor, before[name])}
+    assert changed == {name for name in before if name.startswith("score_head.")}
+
+
+def test_processes_that_do_not_see_one_folder_are_told_so(
+    data: Data, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine.Fabric, "all_gather", lambda _, step: torch.stack([step, step + 4]))
+    with pytest.raises(ValueError, match="must see one --output folder: .* at step 4 for some .* step 0 for"):
+        make_engine(STAGE, data, tmp_path)
+
+
 @pytest.mark.parametrize("blocks", [0, 1])
 def test_frozen_blocks_and_all_before_them_stay_bit_for_bit(blocks: int, data: Data, tmp_path: Path) -> None:
     start = build(training.MODEL, seed=4)
@@ -375,11 +396,11 @@ def test_a_signal_lets_the_step_end_and_the_second_one_acts_as_usual(number: int
 
 def test_the_time_is_up_after_so_many_minutes(monkeypatch: pytest.MonkeyPatch) -> None:
     now = [100.0]
-    monkeypatch.setattr(engine.time, "monotonic", lambda: now[0])
-    deadline, unlimited = Deadline(2.0), Deadline(None)
+    monkeypatch.setattr(deadline.time, "monotonic", lambda: now[0])
+    limited, unlimited = Deadline(2.0), Deadline(None)
     for at, reached in ((219.9, False), (220.0, True)):
         now[0] = at
-        assert deadline.reached == reached and not unlimited.reached
+        assert limited.reached == reached and not unlimited.reached
     assert Deadline(0.0).reached
 
 
@@ -597,11 +618,13 @@ def test_sequences_to_validate_on_that_are_not_there_are_named(tmp_path: Path) -
     ("options", "sentence"),
     [
         (dict(workers=-1), "workers must not be negative, got -1"),
+        (dict(max_minutes=-3.0), "max_minutes must not be negative, got -3"),
+        (dict(max_minutes=math.nan), "max_minutes must not be negative, got nan"),
         (dict(save_every=0), "save_every and log_every must be at least 1, got 0 and None"),
         (dict(log_every=0), "save_every and log_every must be at least 1, got 500 and 0"),
     ],
 )
-def test_options_that_cannot_be_are_refused(options: dict[str, int], sentence: str) -> None:
+def test_options_that_cannot_be_are_refused(options: dict[str, Any], sentence: str) -> None:
     with pytest.raises(ValueError, match=sentence):
         RunOptions(**options)
 

@@ -8,7 +8,6 @@ import json
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import painted
 import pytest
 import training
@@ -25,8 +24,9 @@ from mixformerv2.runtime.backend import find_weights, read_config
 from mixformerv2.tracker import Tracker
 from mixformerv2.train import finetune, pipeline
 from mixformerv2.train.engine import RunOptions
-from mixformerv2.train.finetune import Report, cut, split
+from mixformerv2.train.finetune import Report, split
 from mixformerv2.train.recipes import RECIPES
+from mixformerv2.train.settings import override
 from mixformerv2.train.stages import Recipe
 
 OPTIONS = RunOptions(device="cpu")
@@ -61,20 +61,6 @@ def test_a_clip_too_short_to_be_split_is_learnt_from_as_a_whole(clip: Any) -> No
 def test_a_clip_whose_first_part_has_no_box_is_not_split() -> None:
     clip = painted.video(10, absent=range(7))
     assert split([clip]) == ([clip], [])
-
-
-def test_a_part_of_a_clip_has_its_own_boxes_flags_and_pictures() -> None:
-    whole = painted.video(6, absent=(3,))
-    whole = dataclasses.replace(whole, occluded=np.arange(6) == 2, out_of_view=np.arange(6) == 4)
-    part = cut(whole, 2, 5)
-    assert len(part) == len(part.frames) == 3
-    assert np.array_equal(part.boxes_frame, whole.boxes_frame[2:5], equal_nan=True)
-    assert part.absent.tolist() == [False, True, False]
-    assert part.occluded is not None and part.occluded.tolist() == [True, False, False]
-    assert part.out_of_view is not None and part.out_of_view.tolist() == [False, False, True]
-    assert np.array_equal(part.frames.read(2), whole.frames.read(4))
-    assert part.frames.place(0) == whole.frames.place(2)
-    assert cut(painted.video(6), 2, 5).occluded is None
 
 
 # --- from clips to the table
@@ -266,6 +252,9 @@ def test_what_does_not_fit_is_refused_before_the_training(
     monkeypatch.setattr(finetune.pipeline, "run", lambda *_: pytest.fail("it trained"))
     with pytest.raises(ValueError, match="no model is called 'nobody'"):
         finetune.run(recipe(Path("nobody")), home / "clips", tmp_path, OPTIONS, None)
+    validating = override(recipe(home / "start.safetensors"), ["validation.every_samples=8"])
+    with pytest.raises(ValueError, match="leave out validation, which would see the frames that are learnt"):
+        finetune.run(validating, home / "clips", tmp_path, OPTIONS, None)
     with pytest.raises(ValueError, match="no dataset is recognised in"):
         finetune.run(recipe(home / "start.safetensors"), tmp_path, tmp_path, OPTIONS, None)
     training.write_clip(tmp_path / "empty", "dog", frames=2)

@@ -182,6 +182,7 @@ def test_a_teacher_that_says_the_same_teaches_nothing() -> None:
 
 def test_at_first_only_the_auxiliary_losses_may_teach() -> None:
     of, crops = objective(), batch(True, True)
+    of.teacher = None  # it is not asked
     total, parts = of(crops, finding_only=True)
     assert parts.keys() - DIAGNOSTICS == {"search_token", "attention"}
     expected = EVERYTHING.search_token * parts["search_token"] + EVERYTHING.attention * parts["attention"]

@@ -31,7 +31,8 @@ from mixformerv2.runtime.backend import open_backend
 from mixformerv2.runtime.export import export
 from mixformerv2.runtime.torch import NetworkBackend
 from mixformerv2.train import losses, stages
-from mixformerv2.train.engine import LAST, Deadline, make_objective
+from mixformerv2.train.deadline import Deadline
+from mixformerv2.train.engine import LAST, make_objective
 from mixformerv2.train.objective import LossWeights
 from mixformerv2.train.stages import Recipe
 

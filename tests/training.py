@@ -21,7 +21,8 @@ from mixformerv2.data.plan import SampleConfig
 from mixformerv2.data.sequence import Sequence as Video
 from mixformerv2.model.network import Network, build
 from mixformerv2.train import stages
-from mixformerv2.train.engine import Deadline, Engine, RunOptions, open_fabric
+from mixformerv2.train.deadline import Deadline
+from mixformerv2.train.engine import Engine, RunOptions, open_fabric
 from mixformerv2.train.log import Row, read_log
 from mixformerv2.train.objective import LossWeights
 from mixformerv2.train.optim import OptimConfig

@@ -34,7 +34,7 @@ from mixformerv2.evaluate.datasets import open_for_evaluation
 from mixformerv2.evaluate.run import evaluate
 from mixformerv2.model import checkpoint
 from mixformerv2.model.network import build
-from mixformerv2.runtime.backend import INT8_GRAPH, SEARCH_GRAPH, WEIGHTS_FILE, open_backend
+from mixformerv2.runtime.backend import INT8_GRAPH, SEARCH_GRAPH, WEIGHTS_FILE, open_backend, read_config
 from mixformerv2.runtime.torch import NetworkBackend
 from mixformerv2.tracker import Tracker
 from mixformerv2.train import pipeline
@@ -233,7 +233,7 @@ def weights_for_speed(recipe: Recipe, output: Path) -> Path:
     if trained.is_file():
         return trained
     config, untrained = recipe.stages[-1].target, output / "untrained" / recipe.name / LAST
-    if not untrained.is_file():
+    if not untrained.is_file() or read_config(untrained) != config:
         untrained.parent.mkdir(parents=True, exist_ok=True)
         checkpoint.save(build(config.model, seed=0), config, untrained)
     return untrained

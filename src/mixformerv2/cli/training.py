@@ -83,6 +83,8 @@ def train(
         return
     if data is None or output is None:
         raise ValueError("train needs --data, the folder to learn from, and --output, the folder of the run")
+    if guard is not None and recipe != finetune.NAME:
+        raise ValueError(f"--guard belongs to {finetune.NAME}, and the recipe is {recipe}: leave it out")
     options = RunOptions(
         device=device,  # type: ignore[arg-type]  # checked there
         workers=workers,
@@ -94,7 +96,8 @@ def train(
     )
     if recipe == finetune.NAME:
         report = finetune.run(chosen, data, output, options, guard)
-        out.print(finetune.table(report))
+        if report.comparisons:
+            out.print(finetune.table(report))
         _report(report.outcome, chosen, output)
     else:
         _report(pipeline.run(chosen, open_datasets(data), output, options), chosen, output)

@@ -9,9 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from mixformerv2.data.bank import send
-
-_NODES = 6
-"""points a side that are shifted, a smooth surface between: half a target apart in a search window"""
+from mixformerv2.data.views import BEND_NODES
 
 
 def bend(
@@ -26,7 +24,7 @@ def bend(
     rows = np.flatnonzero(deviation_unit)
     if not len(rows):
         return images
-    shifts = rng.normal(0, deviation_unit[rows], (2, _NODES, _NODES, len(rows))).transpose(3, 0, 1, 2)
+    shifts = rng.normal(0, deviation_unit[rows], (2, BEND_NODES, BEND_NODES, len(rows))).transpose(3, 0, 1, 2)
     at, nodes = send(rows, images.device), send(shifts, images.device, torch.float32)
     field = F.interpolate(nodes, images.shape[-2:], mode="bicubic", align_corners=True).permute(0, 2, 3, 1)
     still = torch.eye(2, 3, device=images.device).expand(len(rows), 2, 3)

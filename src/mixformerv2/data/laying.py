@@ -10,7 +10,14 @@ from jaxtyping import Bool, Float, Int
 
 from mixformerv2.data.plan import BEHIND, OTHER, TARGET, Plan, SampleConfig
 from mixformerv2.data.sequence import Sequence
-from mixformerv2.data.views import ViewConfig, place_online, place_search, place_template, random_parts
+from mixformerv2.data.views import (
+    MAX_BEND_UNIT,
+    ViewConfig,
+    place_online,
+    place_search,
+    place_template,
+    random_parts,
+)
 
 _SMALLEST_PART = 0.25  # of the object's sides
 
@@ -77,10 +84,11 @@ def lay(casts: list[Cast], config: SampleConfig, views: ViewConfig, rng: np.rand
     used[..., BEHIND] = there[..., BEHIND] & segmented & (pasted | beyond)
     in_front = rng.random((b, scenes)) < config.occluder_share
     present = np.array([cast.present for cast in casts], bool)
-    away = present & (rng.random(b) < config.away_share)
+    moving = np.array([len(cast.targets[0].known.sequence) > 1 for cast in casts], bool)
+    away = present & moving & (rng.random(b) < config.away_share)
     to_frame, side_unit = _windows(boxes, outlined, in_front, away, views, rng)
     bent = outlined & (rng.random((b, scenes)) < views.bend_share) & (np.arange(scenes) > 0)
-    bend_unit = rng.uniform(0, views.bend, (b, scenes)) * side_unit * bent
+    bend_unit = np.minimum(rng.uniform(0, views.bend, (b, scenes)) * side_unit, MAX_BEND_UNIT) * bent
     return Plan(frames, to_frame, used, pasted, in_front, part_frame, bend_unit, present & ~away)
 
 

@@ -22,7 +22,9 @@ def fill_polygons(
 ) -> Bool[np.ndarray, "h w"]:
     """The pixels of an image of `size` (width, height) inside or on an outline, as far as the xyxy `box` reaches.
 
-    Outlines are x, y with continuous edges; overlapping ones unite. A pixel that the box cuts counts.
+    The points of an outline are taken for centres of pixels, which lie on it, as if they were indices: outlines whose
+    edges are continuous come out half a pixel wider to the right and below. Overlapping ones unite. A pixel that the
+    box cuts counts.
     """
     width, height = size
     filled = np.zeros((height, width), np.uint8)

@@ -35,8 +35,8 @@ class SampleConfig:
     other_sequence_share: float = 0.5
     """of those, the ones that show another target although the sequence has frames without its own"""
     away_share: float = 0.0
-    """of the examples that show the target, those whose search window then moves so far that it is out of sight: what
-    lies around it, and others of its kind, are not it"""
+    """of the examples from video that show the target, those whose search window then moves so far that it is out of
+    sight: what lies around it is not it. Stills end too soon for that"""
     neighbour_share: float = 0.5
     """other objects taken from nearby in the dataset's list, where they are often of one kind: hard to tell apart"""
     neighbours: int = 12

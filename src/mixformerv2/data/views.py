@@ -11,6 +11,11 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
+BEND_NODES = 6
+"""points along a side of a window that are shifted where a target changes its form, a smooth surface between"""
+MAX_BEND_UNIT = 0.15 / (BEND_NODES - 1)
+"""deviation of those shifts, fractions of the window, at which less than a twentieth of the pictures fold anywhere"""
+
 
 @dataclass(frozen=True)
 class ViewConfig:
@@ -38,7 +43,8 @@ class ViewConfig:
     bend_share: float = 0.0
     """online templates and search crops in which the target changes its form, where its outline is known"""
     bend: float = 0.1
-    """largest deviation of the shifts of points that are half a target apart, target sides"""
+    """largest deviation of the shifts of points a fifth of the window apart, target sides; of large targets a smaller
+    one, at which pictures do not fold yet"""
     online_scale_jitter: float = 0.1
     """deviation of the log of the online template's scale: the tracker's own box is a little off"""
     online_deviation: float = 0.06

@@ -9,13 +9,10 @@ import copy
 import logging
 import math
 import os
-import signal
-import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal, cast
 
 import torch
 from lightning_fabric import Fabric
@@ -27,6 +24,7 @@ from mixformerv2.distill.shrink import fade_scale, remove_blocks, set_branch_sca
 from mixformerv2.distill.targets import Teacher
 from mixformerv2.model import checkpoint
 from mixformerv2.model.network import Network
+from mixformerv2.train.deadline import Deadline
 from mixformerv2.train.log import RunLog
 from mixformerv2.train.objective import Objective, ReplacementObjective
 from mixformerv2.train.optim import make_optimiser
@@ -62,43 +60,14 @@ class RunOptions:
             raise ValueError(f"device must be auto, cpu or cuda, got {self.device!r}")
         if self.device == "cuda" and not torch.cuda.is_available():
             raise ValueError("device is cuda, but PyTorch finds no CUDA GPU here: choose cpu")
+        if self.max_minutes is not None and not self.max_minutes >= 0:
+            raise ValueError(f"max_minutes must not be negative, got {self.max_minutes:g}")
         if self.workers < 0:
             raise ValueError(f"workers must not be negative, got {self.workers}")
         if self.save_every < 1 or (self.log_every is not None and self.log_every < 1):
             raise ValueError(
                 f"save_every and log_every must be at least 1, got {self.save_every} and {self.log_every}"
             )
-
-
-class Deadline:
-    """When a run has to stop: its time is up, or the process was asked to end (SIGTERM, Ctrl-C)."""
-
-    def __init__(self, max_minutes: float | None) -> None:
-        self._end = None if max_minutes is None else time.monotonic() + 60 * max_minutes
-        self.signal: int | None = None
-
-    @property
-    def reached(self) -> bool:
-        return self.signal is not None or (self._end is not None and time.monotonic() >= self._end)
-
-    @contextmanager
-    def watching_signals(self) -> Iterator[None]:
-        """The first SIGTERM or Ctrl-C lets the step end and the run be saved; the second one acts as usual."""
-
-        def note(number: int, _: object) -> None:
-            self.signal = number
-            signal.signal(number, before[number])
-
-        before: dict[int, Any] = {
-            number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)
-        }
-        for number in before:
-            signal.signal(number, note)
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
 
 
 def world_size() -> int:
@@ -172,6 +141,7 @@ class Engine:
         self._rates = [group["lr"] for group in self.progress.optimiser.param_groups]
         if (folder / RESUME).exists():
             self.progress.restore(folder / RESUME, stage)
+        self._check_that_all_resume()
         self._objective, self._optimiser = fabric.setup(objective, self.progress.optimiser)
         # Loss and norm of the last step, not looked at yet, and what they come from.
         self._waiting: tuple[Tensor, list[Batch]] | None = None
@@ -205,6 +175,15 @@ class Engine:
             for name, count in self.loader.skipped.items():
                 log.event("skipped", {"file": name, "times": count})
         return progress.step >= stage.steps
+
+    def _check_that_all_resume(self) -> None:
+        step = torch.tensor(self.progress.step, device=self.fabric.device)
+        steps = cast(Tensor, self.fabric.all_gather(step))
+        if (steps != step).any():
+            raise ValueError(
+                f"all processes must see one --output folder: {self.folder} is at step {int(steps.max())} for some of "
+                f"them and at step {int(steps.min())} for others"
+            )
 
     def _log(self) -> RunLog:
         first = self.fabric.is_global_zero
@@ -371,8 +350,8 @@ def make_objective(stage: StageConfig, start: Network, teacher: Network | None) 
     """The network with its losses, everything frozen that the stage does not train."""
     if stage.only_score_head:
         assert start.score_head is not None, "the stage's config says so"
-        start.requires_grad_(False)
-        start.score_head.requires_grad_(True)
+        start.requires_grad_(False).eval()  # batch normalisation of a dense head learns without gradients
+        start.score_head.requires_grad_(True).train()
     if stage.frozen_embedding or stage.frozen_blocks:
         start.backbone.freeze(stage.frozen_blocks)
     if stage.replacement is not None:

@@ -18,7 +18,7 @@ from rich.table import Table
 
 from mixformerv2.config import Config
 from mixformerv2.data.datasets import open_datasets
-from mixformerv2.data.sequence import Frames, Sequence
+from mixformerv2.data.sequence import Sequence
 from mixformerv2.evaluate.run import evaluate
 from mixformerv2.runtime.backend import find_weights, read_config
 from mixformerv2.tracker import Tracker
@@ -49,41 +49,6 @@ class Report:
     ]  # empty while the run is not finished, and in all processes but the first
 
 
-@dataclass(frozen=True)
-class FrameRange:
-    """Some of another source's frames."""
-
-    frames: Frames
-    first: int
-    length: int
-
-    def __len__(self) -> int:
-        return self.length
-
-    def read(self, index: int) -> np.ndarray:
-        return self.frames.read(self.first + index)
-
-    def place(self, index: int) -> str:
-        return self.frames.place(self.first + index)
-
-
-def cut(sequence: Sequence, first: int, end: int) -> Sequence:
-    """The frames from ``first`` up to, not including, ``end``. Masks are left out."""
-
-    def part(rows: np.ndarray | None) -> np.ndarray | None:
-        return None if rows is None else rows[first:end]
-
-    return Sequence(
-        sequence.name,
-        FrameRange(sequence.frames, first, end - first),
-        sequence.boxes_frame[first:end],
-        sequence.absent[first:end],
-        part(sequence.occluded),
-        part(sequence.out_of_view),
-        unknown=part(sequence.unknown),
-    )
-
-
 def split(sequences: collections.abc.Sequence[Sequence]) -> tuple[list[Sequence], list[Sequence]]:
     """The frames to learn from and those held back; a clip too short to be split is learnt from as a whole."""
     learnt, held_back = [], []
@@ -93,8 +58,8 @@ def split(sequences: collections.abc.Sequence[Sequence]) -> tuple[list[Sequence]
         if len(later) < 2 or sequence.absent[:boundary].all():
             learnt.append(sequence)
             continue
-        learnt.append(cut(sequence, 0, boundary))
-        held_back.append(cut(sequence, boundary + int(later[0]), len(sequence)))
+        learnt.append(sequence.part(range(boundary)))
+        held_back.append(sequence.part(range(boundary + int(later[0]), len(sequence))))
     return learnt, held_back
 
 
@@ -103,6 +68,11 @@ def run(recipe: Recipe, data: Path | str, output: Path, options: RunOptions, gua
 
     Raises ValueError, before the training, for data and models that do not fit or cannot be measured.
     """
+    if any(stage.validation is not None for stage in recipe.stages):
+        raise ValueError(
+            "fine-tuning measures itself on frames that it holds back, before and after: leave out validation, which "
+            "would see the frames that are learnt from"
+        )
     start = find_weights(recipe.stages[0].start)
     learnt: dict[str, collections.abc.Sequence[Sequence]] = {}
     held_back: dict[str, list[Sequence]] = {}

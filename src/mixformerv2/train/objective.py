@@ -99,7 +99,7 @@ class Objective(nn.Module):
         the first or the last to zero, or a rise of the second, is a collapse.
         """
         weights = self.weights.auxiliary() if finding_only else self.weights
-        answers = self.answers(batch, step)
+        answers = self.answers(batch, step, weights.of_teacher)
         parts = self._box_parts(answers.student, batch, weights)
         parts |= self._auxiliary_parts(answers.student, batch, weights)
         parts |= _teacher_parts(answers, batch, weights)
@@ -109,12 +109,12 @@ class Objective(nn.Module):
         with torch.no_grad():
             return total, parts | _diagnostics(answers.student, batch, overlap)
 
-    def answers(self, batch: Batch, step: int) -> Answers:  # noqa: ARG002 (for those that change from step to step)
-        """Student and teacher on the same crops."""
+    def answers(self, batch: Batch, step: int, of_teacher: bool = True) -> Answers:  # noqa: ARG002 (for those that change)
+        """Student and teacher on the same crops; the teacher only where it is asked."""
         student = self.network.search(
             batch.search, self.network.encode_templates(batch.template, batch.online)
         )
-        if self.teacher is None:
+        if self.teacher is None or not of_teacher:
             return Answers(student, None, [], [])
         teacher = self.teacher.predict(batch.template, batch.online, batch.search)
         return Answers(student, teacher, *matched_features(student, teacher, self.feature_layers))
@@ -193,7 +193,7 @@ class ReplacementObjective(Objective):
         self._replacement = (Replacement(student, teacher, schedule),)
         self._steps, self._seed = steps, seed
 
-    def answers(self, batch: Batch, step: int) -> Answers:
+    def answers(self, batch: Batch, step: int, of_teacher: bool = True) -> Answers:  # noqa: ARG002 (whose blocks take part)
         (replacement,) = self._replacement
         generator = torch.Generator().manual_seed(self._seed * self._steps + step)  # alike in every process
         chosen = replacement.draw(step / self._steps, generator)

@@ -24,9 +24,9 @@ from mixformerv2.data.pairs import Batch
 from mixformerv2.data.sequence import Sequences, names_of
 from mixformerv2.model.network import Network
 from mixformerv2.train import pictures
+from mixformerv2.train.deadline import Deadline
 from mixformerv2.train.engine import (
     LAST,
-    Deadline,
     Engine,
     RunOptions,
     is_first_process,
@@ -213,5 +213,6 @@ def _spoken_errors(stage: StageConfig, options: RunOptions) -> Iterator[None]:
         size = options.micro_batch or stage.batch // world_size()
         raise ValueError(
             f"stage {stage.name}: the GPU has no memory left for {size} examples at once: "
-            f"pass --micro-batch {max(size // 2, 1)}, which trains the same"
+            f"pass --micro-batch {max(size // 2, 1)}"
+            + (", which trains the same" if stage.target.model.box_head == "tokens" else "")
         ) from None

@@ -1,0 +1,40 @@
+"""When a run has to stop."""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+
+class Deadline:
+    """When a run has to stop: its time is up, or the process was asked to end (SIGTERM, Ctrl-C)."""
+
+    def __init__(self, max_minutes: float | None) -> None:
+        self._end = None if max_minutes is None else time.monotonic() + 60 * max_minutes
+        self.signal: int | None = None
+
+    @property
+    def reached(self) -> bool:
+        return self.signal is not None or (self._end is not None and time.monotonic() >= self._end)
+
+    @contextmanager
+    def watching_signals(self) -> Iterator[None]:
+        """The first SIGTERM or Ctrl-C lets the step end and the run be saved; the second one acts as usual."""
+
+        def note(number: int, _: object) -> None:
+            self.signal = number
+            signal.signal(number, before[number])
+
+        before: dict[int, Any] = {
+            number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)
+        }
+        for number in before:
+            signal.signal(number, note)
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
