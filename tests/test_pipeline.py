@@ -218,6 +218,24 @@ def no_curves(monkeypatch: pytest.MonkeyPatch) -> None:
 # --- what goes wrong
 
 
+def test_the_mean_of_stages_may_come_of_a_recipe(smoke: Run, tmp_path: Path, no_curves: None) -> None:
+    first = training.stage("first", steps=2)
+    second = dataclasses.replace(training.stage("second", steps=2), start="first")
+    outcome = pipeline.run(
+        Recipe("two", (first, second), "average:first,second"), smoke.data, tmp_path, OPTIONS
+    )
+    assert outcome.weights is not None
+    mean, config = checkpoint.load(outcome.weights)
+    assert config == second.target
+    ends = [checkpoint.load(tmp_path / name / LAST)[0].state_dict() for name in ("first", "second")]
+    for name, tensor in mean.state_dict().items():
+        torch.testing.assert_close(tensor, (ends[0][name] + ends[1][name]) / 2)
+    assert any(not torch.equal(ends[0][name], ends[1][name]) for name in ends[0])
+    with pytest.raises(ValueError, match="its result average:first,x is made of its own stages, not x"):
+        Recipe("two", (first, second), "average:first,x")
+    assert override(Recipe("two", (first, second), "average:first,second"), ["batch=8"]).result
+
+
 def test_a_gpu_without_memory_says_which_setting_to_lower(
     smoke: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

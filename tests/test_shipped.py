@@ -28,10 +28,13 @@ def test_a_shipped_model_is_its_preset_and_has_a_card_with_its_checksum(name: st
             assert hashlib.sha256(file.read_bytes()).hexdigest() in card, file.name
 
 
-def test_the_default_model_follows_the_bottle_of_the_demo() -> None:
+@pytest.mark.parametrize(
+    ("name", "precision"), [(DEFAULT_MODEL, "f32"), (DEFAULT_MODEL, "int8"), ("tiny", "int8")]
+)
+def test_shipped_models_follow_the_bottle_of_the_demo(name: str, precision: str) -> None:
     clip = Clip.of_demo()
     assert clip.truth_frame is not None
-    tracker = Tracker(precision="f32")
+    tracker = Tracker(name, precision=precision)
     overlaps = []
     with open_source(clip.source) as frames:
         for index, frame in enumerate(frames):

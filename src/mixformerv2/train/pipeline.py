@@ -22,6 +22,7 @@ from mixformerv2.data.loader import Loader
 from mixformerv2.data.memory import Decoded
 from mixformerv2.data.pairs import Batch
 from mixformerv2.data.sequence import Sequences, names_of
+from mixformerv2.model import checkpoint
 from mixformerv2.model.network import Network
 from mixformerv2.train import pictures
 from mixformerv2.train.deadline import Deadline
@@ -36,7 +37,7 @@ from mixformerv2.train.engine import (
 from mixformerv2.train.log import JSON_LOG
 from mixformerv2.train.settings import as_plain, changes
 from mixformerv2.train.stages import Recipe, StageConfig
-from mixformerv2.train.starting import check_sources, starting_network, teacher_network
+from mixformerv2.train.starting import check_sources, result_network, starting_network, teacher_network
 from mixformerv2.train.validation import Validation
 
 _CALIBRATION = 128  # examples on which narrower MLPs are fitted
@@ -96,7 +97,11 @@ class _Run:
                 self.finished[stage.name] = self.output / stage.name / LAST
         weights = self.output / RESULT
         if is_first_process():
-            _write_whole(weights, self.finished[recipe.stages[-1].name].read_bytes())
+            if recipe.result:
+                mean = result_network(recipe, self.finished)
+                checkpoint.save(mean, recipe.stages[-1].target, weights)
+            else:
+                _write_whole(weights, self.finished[recipe.stages[-1].name].read_bytes())
         return Outcome(weights, skipped=dict(self.skipped))
 
     def train(self, stage: StageConfig) -> bool:

@@ -39,7 +39,7 @@ def override(recipe: Recipe, assignments: Iterable[str]) -> Recipe:
             )
         for name in [stage] if colon else list(stages):
             _assign(stages[name], StageConfig, dotted if colon else path, _value(text))
-    return Recipe(recipe.name, tuple(_build(name, fields) for name, fields in stages.items()))
+    return dataclasses.replace(recipe, stages=tuple(_build(name, fields) for name, fields in stages.items()))
 
 
 def changes(saved: dict[str, Any], now: StageConfig) -> list[str]:

@@ -151,6 +151,7 @@ class Recipe:
 
     name: str
     stages: tuple[StageConfig, ...]
+    result: str = ""  # the network that comes of it: ``average:NAME,NAME``, or empty for the last stage's
 
     def __post_init__(self) -> None:
         names = [stage.name for stage in self.stages]
@@ -166,6 +167,11 @@ class Recipe:
                 if part in models:
                     check_teacher(stage, models[part])
             models[stage.name] = stage.target.model
+        for part in networks_named(self.result) if self.result else ():
+            if part not in names:
+                raise ValueError(
+                    f"recipe {self.name}: its result {self.result} is made of its own stages, not {part}"
+                )
 
 
 def networks_named(name: str) -> tuple[str, ...]:

@@ -66,6 +66,12 @@ def teacher_network(stage: StageConfig, finished: Finished) -> Network | None:
     return network
 
 
+def result_network(recipe: Recipe, finished: Finished) -> Network:
+    """What comes of a recipe that names a result, its stages all finished."""
+    names = networks_named(recipe.result)
+    return _average([checkpoint.load(finished[name])[0] for name in names])
+
+
 def _load(stage: StageConfig, name: str, role: str, finished: Finished) -> Network:
     paths = _find(stage, role, networks_named(name), finished)
     with _spoken(stage, role):
