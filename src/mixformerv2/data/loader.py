@@ -166,7 +166,7 @@ class Loader:
             collate_fn=_as_it_is,
             num_workers=self.workers,
             persistent_workers=self.workers > 0,
-            worker_init_fn=_as_a_worker,
+            worker_init_fn=_one_thread,
             pin_memory=self.device.type == "cuda",
             generator=torch.Generator(),  # else it takes a number from everybody's
         )
@@ -247,10 +247,6 @@ def _as_it_is(prepared: Any) -> Any:
     return prepared
 
 
-def _as_a_worker(_: int) -> None:
-    """One thread, as many processes as cores are at work, and OpenMP's or OpenCV's threads do not outlive a fork; and
-    no ear for signals: one to the whole group is for the training, which asks for a few examples yet and then saves.
-    """
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)
+def _one_thread(_: int) -> None:
+    """As many processes as cores are at work, and OpenMP's or OpenCV's threads do not outlive a fork."""
     cv2.setNumThreads(0)

@@ -140,18 +140,24 @@ def model_files(name: str, options: Mapping[str, Any]) -> dict[str, Path]:
     return files
 
 
-def open_peer(name: str, options: Mapping[str, Any]) -> OpenCVTracker:
-    """The tracker that OpenCV calls so, its models loaded once as a check; ``threads`` goes for all of OpenCV.
-
-    Raises ModuleNotFoundError where the installed OpenCV lacks it, ValueError or FileNotFoundError for model files
-    that are missing or damaged.
-    """
+def class_of_peer(name: str) -> Any:
+    """OpenCV's own class. Raises ModuleNotFoundError where the installed OpenCV lacks it."""
     kind: Any = getattr(cv2, PEERS[name].kind, None)
     if kind is None:
         raise ModuleNotFoundError(
             f"opencv:{name} is not in the installed OpenCV {cv2.__version__}: "
             f"pip install '{PEERS[name].package}' (in an environment of its own where another OpenCV is installed)"
         )
+    return kind
+
+
+def open_peer(name: str, options: Mapping[str, Any]) -> OpenCVTracker:
+    """The tracker that OpenCV calls so, its models loaded once as a check; ``threads`` goes for all of OpenCV.
+
+    Raises ModuleNotFoundError where the installed OpenCV lacks it, ValueError or FileNotFoundError for model files
+    that are missing or damaged.
+    """
+    kind = class_of_peer(name)
     files = model_files(name, options)
 
     def make() -> Any:

@@ -25,7 +25,7 @@ from typing import Any
 
 from mixformerv2.config import TrackerConfig
 from mixformerv2.evaluate.command import CommandTracker, split
-from mixformerv2.evaluate.peers import PEERS, model_files, open_peer
+from mixformerv2.evaluate.peers import PEERS, class_of_peer, model_files, open_peer
 from mixformerv2.evaluate.python_class import class_of, import_module, open_class
 from mixformerv2.evaluate.run import AnyTracker
 from mixformerv2.runtime.backend import (
@@ -139,8 +139,7 @@ def open_tracker(spec: TrackerSpec) -> AnyTracker:
 def describe(spec: TrackerSpec) -> dict[str, Any]:
     """Everything that the tracker's results depend on, ready for JSON; the same again for the same tracker.
 
-    Opens our own tracker, whose precision and runtime may be left to the machine, and OpenCV's; raises as
-    ``open_tracker`` does.
+    Opens our own tracker, whose precision and runtime may be left to the machine; raises as ``open_tracker`` does.
     """
     about: dict[str, Any] = {"text": spec.text, "options": dict(sorted(spec.options.items()))}
     packages = ["mixformerv2", "numpy", "cv2"]
@@ -154,7 +153,7 @@ def describe(spec: TrackerSpec) -> dict[str, Any]:
         files = {weights.name: weights} | {name: weights.parent / name for name in graphs}
         packages.append(backend.name)
     elif spec.kind == "opencv":
-        open_tracker(spec)
+        class_of_peer(spec.target)
         files = model_files(spec.target, spec.options)
     elif spec.kind == "python":
         class_of(spec.target)
