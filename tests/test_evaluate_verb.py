@@ -141,6 +141,14 @@ def test_a_sequence_that_has_gone_is_left_out_of_the_scores(root: Path, run: Run
         assert set(row["protocols"]["otb"]["sequences"]) == {"a", "c"}
 
 
+def test_a_dataset_of_which_nothing_is_left_is_not_another(root: Path, run: Run) -> None:
+    command = "evaluate", "--tracker", FOLLOW, "--root", root, "--output", "run", "--no-html"
+    assert run(*command, "--sequence", "b").code == 0
+    shutil.rmtree(root / "b")
+    ran = run("report", "run", "--no-html")
+    assert ran.code == 2 and f"the dataset in {root} has none of the sequences of run any more" in ran.err
+
+
 def test_places_that_are_wrong_are_found_before_the_work(root: Path, run: Run) -> None:
     command = "evaluate", "--tracker", FOLLOW, "--root", root, "--output", "run"
     ran = run(*command, "--attributes", "nowhere")

@@ -109,7 +109,12 @@ def open_for_evaluation(name: str, root: str | Path, only: Collection[str] = ())
         name, root, listed = _recognise(root)
     else:
         listed = _read(name, root)
-    opened = _open(name, root, listed, only)
+    return _scorable(_open(name, root, listed, only))
+
+
+def _scorable(opened: Opened) -> Opened:
+    """Raises ValueError where nothing of it can be read or scored."""
+    name, root = opened.name, opened.root
     if not opened.sequences:
         first = next(iter(opened.broken.values())).sentence
         wanted = FOLDER_WHAT if name == FOLDER else LAYOUTS[opened.benchmark.layout].what
@@ -154,10 +159,14 @@ def reopen(runs: ReadOnlySequence[Run], root: str | Path | None = None) -> Opene
         raise ValueError(
             f"the dataset of {runs[0].folder} was in {place}, which is not there: name it with --root"
         )
-    there = names_of(_read(dataset, place))
+    listed = _read(dataset, place)
+    there = names_of(listed)
     if gone := [name for name in names if name not in there]:
         warnings.warn(f"no longer in {place}, and left out: {_some(tuple(gone))}", stacklevel=2)
-    opened = open_for_evaluation(dataset, place, [name for name in names if name in there])
+    left = [name for name in names if name in there]
+    if not left:
+        raise ValueError(f"the dataset in {place} has none of the sequences of {runs[0].folder} any more")
+    opened = _scorable(_open(dataset, place, listed, left))
     for run in runs:
         for name in gone:
             run.passes.pop(name, None)
