@@ -41,7 +41,10 @@ ALLOWED: dict[str, set[str]] = {
     },
     "evaluate": {"geometry", "config", "files", "results", "images", "video", "data", "runtime", "tracker"},
     # Validation is tracking.
-    "train": {"geometry", "config", "model", "distill", "data", "runtime", "tracker", "evaluate"},
+    "train": {
+        *("geometry", "config", "interrupts", "model", "distill"),
+        *("data", "runtime", "tracker", "evaluate"),
+    },
     "bench": {
         *("geometry", "config", "files", "results", "images", "video", "overlay"),
         *("model", "runtime", "tracker", "multitracker", "evaluate"),

@@ -97,15 +97,15 @@ def _eight_bit(array: npt.NDArray[Any]) -> Frame:
 
 
 @contextmanager
-def quiet_opencv() -> Iterator[None]:
-    """OpenCV says on stderr what this module says in an error of its own."""
+def quiet_opencv(level: int = cv2.utils.logging.LOG_LEVEL_SILENT) -> Iterator[None]:
+    """OpenCV says on stderr what this project says in an error of its own: in the block nothing above the level."""
     # The level is the process's, and blocks in several threads overlap: the first one in notes it for the last one out.
     with _one_at_a_time:
         _levels.append(cv2.utils.logging.getLogLevel())
-        cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
+        cv2.utils.logging.setLogLevel(level)
     try:
         yield
     finally:
         with _one_at_a_time:
-            # All but the first have noted silence.
+            # All but the first have noted a level of such a block.
             cv2.utils.logging.setLogLevel(_levels.pop())

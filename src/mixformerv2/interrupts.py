@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -35,10 +35,18 @@ def as_keyboard_interrupts() -> Iterator[None]:
     names = ("SIGINT", "SIGTERM", "SIGHUP")  # Windows lacks the last one
     found = {number: signal.getsignal(number) for name in names if (number := getattr(signal, name, None))}
     usual = {number: it for number, it in found.items() if it in (signal.SIG_DFL, signal.default_int_handler)}
-    for number in usual:
-        signal.signal(number, end)
+    with handled_by(end, usual):
+        yield
+
+
+@contextmanager
+def handled_by(handler: Callable[[int, Any], None], numbers: Iterable[int]) -> Iterator[None]:
+    """In the block these signals go to the handler, and afterwards to where they went before."""
+    before = {number: signal.getsignal(number) for number in numbers}
+    for number in before:
+        signal.signal(number, handler)
     try:
         yield
     finally:
-        for number, handler in usual.items():
-            signal.signal(number, handler)
+        for number, usual in before.items():
+            signal.signal(number, usual)

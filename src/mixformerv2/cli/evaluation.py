@@ -105,14 +105,15 @@ def evaluate(
             "threads": shares[1],
         }
 
-    for spec in specs:
-        measured_with(spec)  # what is wrong with the numbers is said before a model is opened
+    measured = [
+        measured_with(spec) for spec in specs
+    ]  # numbers that are wrong are said before a model is opened
     failed: dict[Path, dict[str, str]] = {}
-    left_out: dict[Path, str] = {}  # runs that have come to an end of their own
+    left_out: set[Path] = set()  # runs that have broken off
     with ExitStack() as stack:
         stores: list[Store] = []
-        for spec, folder in zip(specs, folders, strict=True):
-            about = describe(spec), opened.name, opened.root, opened.lengths, max_frames, measured_with(spec)
+        for spec, folder, machine in zip(specs, folders, measured, strict=True):
+            about = describe(spec), opened.name, opened.root, opened.lengths, max_frames, machine
             description = describe_run(spec.label, *about)
             stores.append(stack.enter_context(Store.open(folder, description)))
         for spec, store in zip(specs, stores, strict=True):
@@ -130,7 +131,7 @@ def evaluate(
             except (ValueError, OSError, ModuleNotFoundError) as error:
                 if len(specs) == 1:
                     raise
-                left_out[store.folder] = str(error)
+                left_out.add(store.folder)
                 warn(f"{spec.label} is left out: {error}")
                 continue
             _say(spec.label, outcome)

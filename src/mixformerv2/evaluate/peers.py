@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ import cv2
 import numpy as np
 
 from mixformerv2 import geometry
+from mixformerv2.images import quiet_opencv
 from mixformerv2.results import Result
 
 CONTRIB = "opencv-contrib-python-headless"
@@ -166,7 +166,8 @@ def open_peer(name: str, options: Mapping[str, Any]) -> OpenCVTracker:
         parameters = kind.Params()
         for option, path in files.items():
             setattr(parameters, PEERS[name].fields.get(option, option), str(path))
-        with _no_warnings():
+        # OpenCV 5 warns of a default of its own, each time it makes a tracker with a network.
+        with quiet_opencv(cv2.utils.logging.LOG_LEVEL_ERROR):
             return kind.create(parameters)
 
     if options.get("threads") is not None:
@@ -184,17 +185,6 @@ def _seed() -> None:
     cv2.setRNGSeed(0)
     if os.name == "posix":  # elsewhere every library has a rand() of its own
         ctypes.CDLL(None).srand(1)
-
-
-@contextmanager
-def _no_warnings() -> Iterator[None]:
-    """OpenCV 5 warns of a default of its own, each time it makes a tracker with a network."""
-    level = cv2.utils.logging.getLogLevel()
-    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_ERROR)
-    try:
-        yield
-    finally:
-        cv2.utils.logging.setLogLevel(level)
 
 
 def _reason(error: cv2.error) -> str:

@@ -44,7 +44,9 @@ class OnnxRuntimeBackend:
         self._encoder, self._searcher = (
             self._read(folder / graph, options) for graph in (ENCODE_GRAPH, SEARCH_GRAPH)
         )
-        self._cache_names = [entry.name for entry in self._searcher.get_inputs()[1:]]
+        crop, *cache = self._searcher.get_inputs()
+        self._batch = crop.shape[0]  # a name where it is free
+        self._cache_names = [entry.name for entry in cache]
 
     def _read(self, graph: Path, options: ort.SessionOptions) -> ort.InferenceSession:
         try:
@@ -59,9 +61,8 @@ class OnnxRuntimeBackend:
         return session
 
     def _check_batch(self, targets: int) -> None:
-        fixed = self._searcher.get_inputs()[0].shape[0]  # a name where it is free
-        if isinstance(fixed, int) and fixed != targets:
-            raise ValueError(of_fixed_batch(fixed, targets))
+        if isinstance(self._batch, int) and self._batch != targets:
+            raise ValueError(of_fixed_batch(self._batch, targets))
 
     def encode_templates(
         self, template: UInt8[np.ndarray, "b side side 3"], online: UInt8[np.ndarray, "b online side side 3"]

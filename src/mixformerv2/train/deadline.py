@@ -6,7 +6,8 @@ import signal
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+
+from mixformerv2.interrupts import handled_by
 
 
 class Deadline:
@@ -26,15 +27,8 @@ class Deadline:
 
         def note(number: int, _: object) -> None:
             self.signal = number
-            signal.signal(number, before[number])
+            signal.signal(number, before[signal.Signals(number)])
 
-        before: dict[int, Any] = {
-            number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)
-        }
-        for number in before:
-            signal.signal(number, note)
-        try:
+        before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+        with handled_by(note, before):
             yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
