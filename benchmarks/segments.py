@@ -1,7 +1,4 @@
-"""Tracking in short pieces, each started from the true box: a measure that one lost target does not decide.
-
-A whole pass over eleven sequences moves by several points when a single target is lost a little later; the mean over
-many pieces does not. For comparing weights, not for comparing with anybody's figures.
+"""Tracking in short pieces, each started from the true box, side by side: see ``mixformerv2.evaluate.pieces``.
 
 python benchmarks/segments.py --root ../shared/data/otb --frames 40 tiny runs/other
 python benchmarks/segments.py --root ../shared/data/otb opencv:nano --option peers=../shared/peers
@@ -15,34 +12,10 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from mixformerv2 import geometry
 from mixformerv2.cli.common import key_values
 from mixformerv2.data.datasets import open_datasets
-from mixformerv2.data.sequence import Sequence
-from mixformerv2.evaluate.run import AnyTracker, one_pass
+from mixformerv2.evaluate.pieces import overlaps
 from mixformerv2.evaluate.spec import open_tracker, parse
-
-
-def pieces(sequence: Sequence, frames: int) -> list[Sequence]:
-    """Pieces of so many frames, the last one may be shorter; those whose first frame has no box are left out."""
-    cut = []
-    for begin in range(0, len(sequence) - 1, frames):
-        indexes = range(begin, min(begin + frames, len(sequence)))
-        if len(indexes) > 1 and not sequence.absent[begin]:
-            cut.append(sequence.part(indexes))
-    return cut
-
-
-def overlap(tracker: AnyTracker, sequence: Sequence, frames: int) -> list[float]:
-    """Mean overlap of each piece, its first frame and frames without a true box left out."""
-    means = []
-    for piece in pieces(sequence, frames):
-        known = ~piece.absent[1:]
-        result = one_pass(tracker, piece)
-        if known.any():
-            overlaps = geometry.iou(result.boxes_frame[1:][known], piece.boxes_frame[1:][known])
-            means.append(float(np.nan_to_num(overlaps).mean()))
-    return means
 
 
 def main() -> None:
@@ -57,7 +30,7 @@ def main() -> None:
     scores = {}
     for name in given.trackers:
         tracker = open_tracker(parse(name, options))
-        scores[name] = {one.name: overlap(tracker, one, given.frames) for one in sequences}
+        scores[name] = {one.name: overlaps(tracker, one, given.frames) for one in sequences}
     table = Table(
         "sequence", "pieces", *given.trackers, title=f"mean overlap, pieces of {given.frames} frames"
     )

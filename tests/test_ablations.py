@@ -10,6 +10,7 @@ from types import ModuleType
 from typing import Any
 
 import layouts
+import numpy as np
 import pytest
 import training
 
@@ -177,6 +178,8 @@ def test_rows_are_trained_tracked_and_shown_and_what_is_done_is_left_alone(
         assert set(seed["otb"]["sequences"]) == {"Walking"}
         assert set(seed["held_out"]["sequences"]) == {"GOT-10k_Train_000002"}
         assert 0 <= seed["otb"]["mean"]["auc"] <= 1
+        (piece,) = seed["pieces"]["overlaps"]["Walking"]
+        assert 0 <= piece <= 1
     assert one["seeds"]["1"]["command"].endswith(
         "run.py --data DATA --otb OTB --row one --seeds 1 --samples 24000"
     )
@@ -267,6 +270,14 @@ def test_only_what_seeds_do_not_explain_is_a_difference(scripts: tuple[ModuleTyp
     assert said((0.40, 0.43, 0.46), (0.40, 0.41, 0.42)) == f"+0.020, {noisy}"
     assert said((0.405, 0.406, 0.407), (0.399, 0.400, 0.401)) == "+0.006"
     assert str(page.Measured((0.4, 0.5, 0.6))) == "0.500 (0.400 to 0.600, 3 seeds)"
+
+
+def test_pieces_are_held_against_the_first_row_piece_by_piece(scripts: tuple[ModuleType, ModuleType]) -> None:
+    _, page = scripts
+    first, row = np.array([0.2, 0.5, 0.8]), np.array([0.3, 0.6, 1.0])
+    assert page.pieces_text(first, None) == "0.500"
+    assert page.pieces_text(row, first) == "0.633 (+0.133 ± 0.033)"
+    assert page.pieces_text(None, first) == "-"
 
 
 def test_the_front_holds_what_nothing_cheaper_reaches(scripts: tuple[ModuleType, ModuleType]) -> None:

@@ -18,6 +18,7 @@ from tiny import CONFIG, MODEL, SIDE, square_box, square_frame, write_checkpoint
 
 from mixformerv2.data.sequence import LazySequences, Sequence
 from mixformerv2.evaluate.metrics import Scores
+from mixformerv2.evaluate.pieces import overlaps
 from mixformerv2.evaluate.run import AnyTracker, Evaluation, evaluate, one_pass
 from mixformerv2.model import checkpoint
 from mixformerv2.model.network import build
@@ -112,6 +113,28 @@ class Vanishing(Still):
 
     def update(self, frame: np.ndarray) -> Any:
         return (NONE,)
+
+
+# --- short pieces
+
+
+def test_pieces_start_from_the_true_box_and_count_what_follows() -> None:
+    half = (10.0, 20.0, 30.0, 40.0)  # overlaps BOX by a half
+    tracker = Still()
+    boxes = (BOX, BOX, half, half, half, BOX, BOX)
+    assert overlaps(tracker, sequence("a", *boxes), 3) == [0.75, 0.75]  # a seventh frame alone is no track
+    assert tracker.frames == [0, 1, 2, 3, 4, 5]
+    assert [start[3] for start in tracker.starts] == [40, 20]
+
+
+def test_pieces_without_a_start_or_a_true_box_after_it_are_left_out() -> None:
+    one = sequence("a", BOX, NONE, NONE, BOX, BOX, BOX)
+    assert overlaps(Still(), one, 2) == [
+        1.0
+    ]  # the second piece cannot start, the first one has nothing to show
+    assert overlaps(Vanishing(), sequence("a", BOX, BOX), 2) == [0.0]
+    with pytest.raises(ValueError, match="a piece must have at least 2 frames, a start and an update, got 1"):
+        overlaps(Still(), one, 1)
 
 
 # --- one pass

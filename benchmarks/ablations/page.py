@@ -45,6 +45,17 @@ class Measured(NamedTuple):
         return f"{self.mean:.3f} ({min(self.values):.3f} to {max(self.values):.3f}, {len(self.values)} seeds)"
 
 
+def pieces_text(row: np.ndarray | None, first: np.ndarray | None) -> str:
+    """Mean overlap, and how far it is from the first row's: pieces differ more from each other than rows do."""
+    if row is None:
+        return "-"
+    if first is None:
+        return f"{row.mean():.3f}"
+    difference = row - first
+    error = difference.std(ddof=1) / len(difference) ** 0.5 if len(difference) > 1 else np.nan
+    return f"{row.mean():.3f} ({difference.mean():+.3f} ± {error:.3f})"
+
+
 def verdict(row: Measured, first: Measured) -> str:
     """How a row stands to the first one of its table."""
     difference = row.mean - first.mean
@@ -109,6 +120,12 @@ class Results:
         values = tuple(seed[dataset]["mean"]["auc"] for seed in seeds)
         return Measured(values) if values else None
 
+    def pieces(self, name: str) -> np.ndarray | None:
+        """Overlap of every piece of ``otb/``, (pieces,), its mean over the seeds."""
+        seeds = self.rows.get(name, {}).get("seeds", {}).values()
+        each = [np.concatenate([*seed["pieces"]["overlaps"].values()]) for seed in seeds]
+        return np.mean(each, axis=0) if each else None
+
     def ms(self, name: str, device: str, precision: str) -> float | None:
         """Median of a frame, by the network of the row."""
         rows = self.speeds.get(device, {"rows": []})["rows"]
@@ -131,15 +148,18 @@ def table_lines(table: Table, results: Results) -> list[str]:
     timed = [(device, precision) for device in results.speeds for precision in results.precisions(device)]
     any_run = any(results.auc(name, "otb") for name in table.rows)
     head = ["row", "what is special"]
-    head += ["AUC on `otb/`", f"against `{table.rows[0]}`", "AUC held out"] if any_run else []
+    measures = ["AUC on `otb/`", f"against `{table.rows[0]}`", "overlap in pieces", "AUC held out"]
+    head += measures if any_run else []
     head += ["parameters", "multiply-adds", *(f"ms, {device}, {precision}" for device, precision in timed)]
     lines = [_line(head), _line(["---"] * len(head))]
-    first = results.auc(table.rows[0], "otb")
+    first, first_pieces = results.auc(table.rows[0], "otb"), results.pieces(table.rows[0])
     for name in table.rows:
         row, auc, out = ROWS[name], results.auc(name, "otb"), results.auc(name, "held_out")
         against = "-" if name == table.rows[0] or auc is None or first is None else verdict(auc, first)
         cost = row_costs(row)
-        cells = [f"`{name}`", row.says, *([str(auc or NOT_RUN), against, str(out or "-")] if any_run else [])]
+        pieces = pieces_text(results.pieces(name), None if name == table.rows[0] else first_pieces)
+        measured = [str(auc or NOT_RUN), against, pieces, str(out or "-")]
+        cells = [f"`{name}`", row.says, *(measured if any_run else [])]
         cells += [f"{cost['parameters'] / 1e6:.1f} M", f"{cost['macs_per_frame'] / 1e9:.2f} G"]
         cells += [_ms(results.ms(name, *which)) for which in timed]
         lines.append(_line(cells))
@@ -260,6 +280,9 @@ written by hand.
 - AUC is that of one pass over whole sequences, in f32: on `otb/`, which nothing is trained on, and on
   {" and ".join(f"`{name}`" for name in HELD_OUT)} of `got10k/train`, which `data.sample.held_out` keeps out of
   every training.
+- The overlap in pieces is that of `otb/` cut into pieces of forty frames, each started from the true box, in brackets
+  the mean difference to the first row and its standard error over the pieces: how far other video would move it, not
+  how far another seed would.
 - Of several seeds the mean is shown with the worst and the best. A difference within the seeds' spread, or below
   {CLOSE:.3f} with fewer than three seeds, is {NOISY}.
 - Parameters and multiply-adds follow from the sizes: a frame with cached templates, and its share of encoding them.

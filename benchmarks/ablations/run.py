@@ -31,7 +31,8 @@ from mixformerv2.data.datasets import open_datasets
 from mixformerv2.data.sequence import Sequence as Video
 from mixformerv2.data.sequence import Sequences, names_of
 from mixformerv2.evaluate.datasets import open_for_evaluation
-from mixformerv2.evaluate.run import evaluate
+from mixformerv2.evaluate.pieces import overlaps
+from mixformerv2.evaluate.run import evaluate, frames_to_show
 from mixformerv2.model import checkpoint
 from mixformerv2.model.network import build
 from mixformerv2.runtime.backend import INT8_GRAPH, SEARCH_GRAPH, WEIGHTS_FILE, open_backend, read_config
@@ -44,6 +45,7 @@ from mixformerv2.train.settings import as_plain, changes, differences, override
 from mixformerv2.train.stages import Recipe
 
 HERE = Path(__file__).parent
+PIECE_FRAMES = 40
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -123,7 +125,7 @@ def held_out(data: Mapping[str, Sequences], recipe: Recipe) -> list[Video]:
 def track(
     row: Row, output: Path, recipe: Recipe, sequences: Mapping[str, list[Video]], args: argparse.Namespace
 ) -> dict[str, Any]:
-    """One pass over all sequences in f32."""
+    """One pass over all sequences in f32, and those of ``otb/`` once more in pieces."""
     network, trained = checkpoint.load(weights_of(recipe, output))
     device = "cuda" if args.device == "auto" and _has_gpu() else args.device
     config = row.config(trained)
@@ -136,7 +138,14 @@ def track(
     }
     for each in scores.values():
         del each["updates_per_second"]  # of a machine that did other things meanwhile
-    return scores | {"config": json.loads(config.to_json())}
+    shown = [video.part(frames_to_show(video, args.max_frames)) for video in sequences["otb"]]
+    pieces = {
+        video.name: [round(each, 4) for each in overlaps(tracker, video, PIECE_FRAMES)] for video in shown
+    }
+    return scores | {
+        "pieces": {"frames": PIECE_FRAMES, "overlaps": pieces},
+        "config": json.loads(config.to_json()),
+    }
 
 
 def is_done(file: Path, seed: int, recipe: Recipe, max_frames: int | None) -> bool:
