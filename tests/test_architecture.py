@@ -29,7 +29,7 @@ ALLOWED: dict[str, set[str]] = {
     "overlay": {"files", "results", "images"},
     "rulers": {"files", "images"},
     "data": {"geometry", "files", "results", "images", "video"},
-    "model": {"geometry", "config"},
+    "model": {"geometry", "config", "files"},
     "distill": {"geometry", "config", "model"},
     "runtime": {"geometry", "config", "model"},
     "target": {"geometry", "config", "results", "runtime"},
@@ -42,7 +42,7 @@ ALLOWED: dict[str, set[str]] = {
     "evaluate": {"geometry", "config", "files", "results", "images", "video", "data", "runtime", "tracker"},
     # Validation is tracking.
     "train": {
-        *("geometry", "config", "interrupts", "model", "distill"),
+        *("geometry", "config", "files", "interrupts", "model", "distill"),
         *("data", "runtime", "tracker", "evaluate"),
     },
     "bench": {

@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import math
+import os
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -286,7 +287,7 @@ def test_a_full_disk_ends_the_run_and_leaves_the_rows_before(
     def train() -> None:
         with RunLog(tmp_path, 1, 100, screen=False) as run:
             run.step(1, 4, parts(loss=1.0))
-            monkeypatch.setattr(log.os, "replace", full)
+            monkeypatch.setattr(os, "replace", full)
             run.event("validation", {"auc": 0.5})  # a new column: the table is written anew
 
     with pytest.raises(OSError, match="No space left"):

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import shlex
 import shutil
 import sys
@@ -33,6 +32,7 @@ from mixformerv2.data.sequence import Sequences, names_of
 from mixformerv2.evaluate.datasets import open_for_evaluation
 from mixformerv2.evaluate.pieces import overlaps
 from mixformerv2.evaluate.run import evaluate, frames_to_show
+from mixformerv2.files import write_text
 from mixformerv2.model import checkpoint
 from mixformerv2.model.network import build
 from mixformerv2.runtime.backend import INT8_GRAPH, SEARCH_GRAPH, WEIGHTS_FILE, open_backend, read_config
@@ -283,9 +283,7 @@ def _read(file: Path) -> dict[str, Any]:
 
 def _write(file: Path, content: Mapping[str, Any]) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
-    partial = file.with_suffix(".partial")
-    partial.write_text(json.dumps(content, indent=1) + "\n", "utf-8")
-    os.replace(partial, file)
+    write_text(file, json.dumps(content, indent=1) + "\n")
 
 
 def _options(args: argparse.Namespace, max_minutes: float | None) -> RunOptions:

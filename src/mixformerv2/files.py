@@ -80,7 +80,15 @@ def whole_file(target: str | Path, overwrite: bool = False) -> Iterator[Path]:
         raise
 
 
-def write_text(target: str | Path, text: str) -> None:
-    """The text in UTF-8, its lines ended as they are, in place of what is there."""
+def write_bytes(target: str | Path, content: bytes | memoryview) -> None:
+    """The content in place of what is there. Raises OSError with one sentence that names the file."""
     with whole_file(target, overwrite=True) as path:
-        path.write_text(text, encoding="utf-8", newline="\n")
+        try:
+            path.write_bytes(content)
+        except OSError as error:
+            raise type(error)(f"{target} cannot be written: {error.strerror}") from error
+
+
+def write_text(target: str | Path, text: str) -> None:
+    """The text in UTF-8, its lines ended as they are, in place of what is there. Raises as ``write_bytes``."""
+    write_bytes(target, text.encode())

@@ -7,7 +7,6 @@ running anything that they contain.
 from __future__ import annotations
 
 import math
-import os
 import re
 import zipfile
 from collections.abc import Mapping
@@ -20,6 +19,7 @@ import torch
 from torch import Tensor
 
 from mixformerv2.config import PATCH_PX, Config, ModelConfig, TrackerConfig
+from mixformerv2.files import write_bytes
 from mixformerv2.model.network import Network, build
 
 FORMAT = "mixformerv2"
@@ -36,16 +36,10 @@ def save(network: Network, config: Config, path: str | Path, dtype: torch.dtype 
         for name, entry in network.state_dict().items()
     }
     content = safetensors.torch.save(tensors, metadata={"format": FORMAT, "config": config.to_json()})
-    path = Path(path)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        partial.write_bytes(content)
-        os.replace(partial, path)
+        write_bytes(path, content)
     except OSError as error:
-        raise ValueError(f"cannot write weights to {path}: {error.strerror}") from None
-    finally:
-        if partial.exists():
-            partial.unlink()
+        raise ValueError(f"weights: {error}") from None
 
 
 def load(path: str | Path) -> tuple[Network, Config]:

@@ -6,7 +6,6 @@ import csv
 import io
 import json
 import math
-import os
 import time
 from collections.abc import Mapping
 from contextlib import ExitStack
@@ -20,6 +19,8 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
 from rich.text import Text
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
+
+from mixformerv2.files import write_text
 
 JSON_LOG, CSV_LOG, TENSORBOARD = "log.jsonl", "log.csv", "tensorboard"
 TELLING = ("loss", "iou", "gradient_norm", "learning_rate")
@@ -158,7 +159,7 @@ class _Files:
         rows = read_log(self._json) if self._json.exists() else []
         rows = [row for row in rows if int(row["step"]) <= resume_step]
         self.samples = int(rows[-1]["samples"]) if rows else 0
-        _replace(self._json, "".join(map(_json_line, rows)))
+        write_text(self._json, "".join(map(_json_line, rows)))
         self._start_table(rows)
 
     def append(self, row: Row) -> None:
@@ -177,7 +178,7 @@ class _Files:
         table = self._table(text)
         table.writeheader()
         table.writerows(rows)
-        _replace(self._csv, text.getvalue())
+        write_text(self._csv, text.getvalue())
 
     def _table(self, file: io.TextIOBase) -> csv.DictWriter[str]:
         return csv.DictWriter(file, self._columns, restval="", lineterminator="\n")
@@ -190,12 +191,6 @@ def _json_line(row: Row) -> str:
         for name, value in row.items()
     }
     return json.dumps(finite, allow_nan=False) + "\n"
-
-
-def _replace(path: Path, text: str) -> None:
-    partial = path.with_name(f"{path.name}.partial")
-    partial.write_text(text, encoding="utf-8", newline="")
-    os.replace(partial, path)
 
 
 class _Means:

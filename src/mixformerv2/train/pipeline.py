@@ -6,7 +6,6 @@ import contextlib
 import dataclasses
 import json
 import math
-import os
 import signal
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -22,6 +21,7 @@ from mixformerv2.data.loader import Loader
 from mixformerv2.data.memory import Decoded
 from mixformerv2.data.pairs import Batch
 from mixformerv2.data.sequence import Sequences, names_of
+from mixformerv2.files import write_bytes, write_text
 from mixformerv2.model import checkpoint
 from mixformerv2.model.network import Network
 from mixformerv2.train import pictures
@@ -101,7 +101,7 @@ class _Run:
                 mean = result_network(recipe, self.finished)
                 checkpoint.save(mean, recipe.stages[-1].target, weights)
             else:
-                _write_whole(weights, self.finished[recipe.stages[-1].name].read_bytes())
+                write_bytes(weights, self.finished[recipe.stages[-1].name].read_bytes())
         return Outcome(weights, skipped=dict(self.skipped))
 
     def train(self, stage: StageConfig) -> bool:
@@ -128,7 +128,7 @@ class _Run:
             pictures.save_png(pictures.batch_grid(first, _boxes(engine.result(), first)), folder / EXAMPLES)
             pictures.curves(folder / JSON_LOG, folder / CURVES)
             if done:
-                _write_whole(folder / DONE, json.dumps(as_plain(stage), indent=1).encode() + b"\n")
+                write_text(folder / DONE, json.dumps(as_plain(stage), indent=1) + "\n")
         return done
 
     def _loader(self, stage: StageConfig, device: torch.device) -> Loader:
@@ -153,13 +153,6 @@ def _boxes(network: Network, batch: Batch) -> Float[Tensor, "b 4"]:
     """Where the network sees the targets, as fractions of the search crops."""
     template, online, search = (part.cpu() for part in (batch.template, batch.online, batch.search))
     return network.search(search, network.encode_templates(template, online)).box_unit
-
-
-def _write_whole(path: Path, content: bytes) -> None:
-    """The file appears whole or not at all."""
-    partial = path.with_suffix(".partial")
-    partial.write_bytes(content)
-    os.replace(partial, path)
 
 
 def _check_datasets(recipe: Recipe, data: Datasets) -> None:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import io
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from mixformerv2.files import write_bytes
 from mixformerv2.model.network import Network
 from mixformerv2.train.objective import Objective
 from mixformerv2.train.settings import as_plain, changes
@@ -40,15 +40,10 @@ class Progress:
         }
         content = io.BytesIO()
         torch.save(state, content)
-        partial = path.with_suffix(".partial")
         try:
-            partial.write_bytes(content.getbuffer())
-            os.replace(partial, path)
+            write_bytes(path, content.getbuffer())
         except OSError as error:
-            partial.unlink(missing_ok=True)
-            raise OSError(
-                f"cannot save the run to {path}: {error.strerror}; what was saved before is intact"
-            ) from None
+            raise OSError(f"cannot save the run: {error}; what was saved before is intact") from None
 
     def restore(self, path: Path, stage: StageConfig) -> None:
         """Raises ValueError when the run was started with another config, naming every difference, or is damaged."""
