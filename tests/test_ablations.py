@@ -202,9 +202,12 @@ def test_rows_are_trained_tracked_and_shown_and_what_is_done_is_left_alone(
         ("one", "torch", "f32"),
         ("two", "torch", "f32"),
     ]
+    layouts.write_text(
+        tmp_path / "results" / "findings.md", "# Findings", "## all", "One is best.", "We agree."
+    )
     page.main(["--results", str(tmp_path / "results"), "--page", str(tmp_path / "ablations.md")])
     text = (tmp_path / "ablations.md").read_text()
-    assert "Each has seen 64 samples of its own." in text
+    assert "Each has seen 64 samples of its own." in text and "|\n\nOne is best.\nWe agree.\n" in text
     assert "2 seeds" in text and page.NOT_RUN not in text and "| ms, cpu, f32 |" in text
     for name in ("ablations-all.png", "ablations-pareto.png"):
         assert f"images/{name}" in text and (tmp_path / "images" / name).stat().st_size > 5_000
@@ -245,6 +248,9 @@ def test_what_has_not_been_run_is_said(scripts: tuple[ModuleType, ModuleType], t
     assert "None of these rows has been trained yet" in text and "| AUC" not in text
     assert "Speed has not been measured yet." in text and "png" not in text
     assert not list((tmp_path / "images").iterdir())
+    layouts.write_text(tmp_path / "findings.md", "# Findings", "## all", "One is best.")
+    with pytest.raises(ValueError, match=r"findings\.md says something of all, which is no table with a row"):
+        page.Results.read(tmp_path)
 
 
 def test_the_page_is_what_the_results_make_of_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -1,14 +1,16 @@
-"""Makes docs/ablations.md and its plots of the JSON files that run.py has written.
+"""Makes docs/ablations.md and its plots of the JSON files that run.py has written, and of findings.md.
 
 python benchmarks/ablations/page.py
 
 A row without a file has not been run, and the page says so; its parameters and multiply-adds follow from its config.
+What was found stands in findings.md, beside the files, under the name of a table: ``## heads``.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -74,17 +76,24 @@ class Results:
 
     rows: dict[str, dict[str, Any]]
     speeds: dict[str, dict[str, Any]]  # device -> the file of one run
+    findings: dict[str, str]  # table -> what it says
 
     @classmethod
     def read(cls, folder: Path) -> Results:
-        """Raises ValueError where seeds of one table were made with different amounts of data."""
+        """Raises ValueError where rows of one table cannot be compared, or a finding has no rows."""
         files = {file.stem: json.loads(file.read_text("utf-8")) for file in sorted(folder.glob("*.json"))}
         speeds = {
             name.removeprefix("speed-"): files.pop(name) for name in list(files) if name.startswith("speed-")
         }
-        results = cls({name: content for name, content in files.items() if name in ROWS}, speeds)
+        rows = {name: content for name, content in files.items() if name in ROWS}
+        results = cls(rows, speeds, read_findings(folder / "findings.md"))
         for table in TABLES:
             results.check(table)
+        run = {table.name for table in TABLES if not rows.keys().isdisjoint(table.rows)}
+        if baseless := sorted(results.findings.keys() - run):
+            raise ValueError(
+                f"findings.md says something of {baseless[0]}, which is no table with a row that was run"
+            )
         return results
 
     def check(self, table: Table) -> None:
@@ -136,6 +145,13 @@ class Results:
         return list(dict.fromkeys(row["precision"] for row in self.speeds.get(device, {"rows": []})["rows"]))
 
 
+def read_findings(path: Path) -> dict[str, str]:
+    """Of each ``## table`` the text below it."""
+    text = path.read_text("utf-8") if path.is_file() else ""
+    _, *parts = re.split(r"^## (.+)\n", text, flags=re.MULTILINE)
+    return {name.strip(): body.strip() for name, body in zip(parts[::2], parts[1::2], strict=True)}
+
+
 def owner(name: str) -> str:
     """The row whose network it is."""
     return ROWS[name].of or name
@@ -179,8 +195,8 @@ def _ms(value: float | None) -> str:
     return "-" if value is None else f"{value:.2f}"
 
 
-def _finding(table: Table, results: Results) -> str:
-    """The sentence that goes with a table: what has not been run, or what came out."""
+def _missing(table: Table, results: Results) -> str:
+    """Which rows of a table have not been run."""
     missing = [name for name in table.rows if results.auc(name, "otb") is None]
     if len(missing) == len(table.rows):
         return "None of these rows has been trained yet: there is no AUC to show."
@@ -261,7 +277,7 @@ INTRODUCTION = f"""# Ablations
 
 The paper's questions, asked of our own pipeline: width 384, a search window of 144 px, the development data. This page
 is made by `python benchmarks/ablations/page.py` of the files in `benchmarks/ablations/results/`; nothing on it is
-written by hand.
+written by hand but what each table says, which stands in `findings.md` there.
 
 ## How it is measured
 
@@ -307,8 +323,10 @@ def page(results: Results, images: Path) -> str:
             seen = "".join(
                 f"Each has seen {samples:,} samples of its own." for samples in results.samples(table)
             )
-            parts += [f"{text}\n" for text in (table.note, seen, _finding(table, results)) if text]
+            parts += [f"{text}\n" for text in (table.note, seen, _missing(table, results)) if text]
             parts.append("\n".join(table_lines(table, results)) + "\n")
+            if table.name in results.findings:
+                parts.append(results.findings[table.name] + "\n")
             image = images / f"ablations-{table.name}.png"
             if plot_table(table, results, image):
                 parts.append(f"![AUC of each row]({images.name}/{image.name})\n")
