@@ -92,6 +92,17 @@ def test_a_box_whose_sides_have_crossed_stays_where_they_are() -> None:
     assert (x, y + height / 2) == pytest.approx((60, 50), abs=0.01)
 
 
+def test_what_lies_beyond_the_border_is_no_part_of_a_size() -> None:
+    """A target half outside, seen as far beyond the border as on this side of it, does not shrink frame by frame."""
+    tracker = Tracker(
+        backend=Misjudging(2.0, 1.0), config=dataclasses.replace(RULES, size_inertia=0.5, lost_threshold=0.0)
+    )
+    tracker.init(square_frame(0), (0, 42, 16, 16))
+    boxes = [tracker.update(square_frame(0)).box for _ in range(20)]
+    assert boxes[-1][0] == pytest.approx(0, abs=0.5)
+    assert boxes[-1][2] == pytest.approx(24, rel=0.05)  # as far as it is seen on this side
+
+
 @pytest.mark.parametrize("share", [-0.1, 1.0, float("nan")])
 def test_the_last_size_is_never_all_that_counts(share: float) -> None:
     with pytest.raises(ValueError, match=r"size_inertia must be a share in \[0, 1\)"):

@@ -166,6 +166,19 @@ def test_the_box_of_a_lost_target_may_stay_where_it_was(hold: bool, lefts: list[
     assert [result.state for result in results] == ["tracking", "lost", "tracking"]
 
 
+def test_a_box_that_is_held_is_no_template() -> None:
+    """Its score is that of another place."""
+    rules = dataclasses.replace(RULES, hold_when_lost=True, lost_threshold=0.7, update_interval=1)
+    backend = Scripted([0.6, 0.8])
+    tracker = started(backend, config=rules)
+    frames = [noise_frame(seed) for seed in (1, 2)]
+    tracker.update(frames[0])
+    assert len(backend.encoded) == 1
+    tracker.update(frames[1])
+    window = CropWindow.around(xywh_to_xyxy(BOX), 2.0, 32)
+    np.testing.assert_array_equal(backend.encoded[1].online, [window.cut(frames[1])])
+
+
 def test_a_template_is_dimmed_around_the_box_where_the_network_wants_that() -> None:
     backend = Scripted([0.9] * 3)
     model = dataclasses.replace(backend.config.model, template_surround=0.5)

@@ -58,27 +58,31 @@ class Tracker:
     def update(self, frame):
         """The box (x, y, w, h) in the next frame, and the network's score."""
         box, score = self.look(frame)
-        lost = score < self.rules["lost_threshold"]
-        if not (lost and self.rules["hold_when_lost"]):
+        held = self.rules["hold_when_lost"] and score < self.rules["lost_threshold"]
+        if not held:
             self.move(box, frame)
-        self.refresh_template(frame, score)
+        self.refresh_template(frame, 0.0 if held else score)
         return (*self.box[:2], *(self.box[2:] - self.box[:2])), score
 
     def move(self, box, frame):
-        """To a box in the frame, its size corrected, a part of its change of size taken back, and inside the frame."""
-        sides = (box[2:] - box[:2]) * self.size_factors
+        """To a box in the frame, its size corrected, and a part of its change of size taken back."""
+        middle, sides = (box[:2] + box[2:]) / 2, (box[2:] - box[:2]) * self.size_factors
         if self.rules["size_inertia"]:
-            last, now = np.maximum(self.box[2:] - self.box[:2], 1e-6), np.maximum(sides, 1e-6)
+            visible = self.inside(frame, middle, np.maximum(sides, 1e-6), 1e-6)
+            middle, last, now = (visible[:2] + visible[2:]) / 2, *(b[2:] - b[:2] for b in (self.box, visible))
             sides = now * (last / now) ** self.rules["size_inertia"]
-        middle = (box[:2] + box[2:]) / 2
+        self.box = self.inside(frame, middle, sides, self.rules["min_side_px"])
+
+    def inside(self, frame, middle, sides, min_side):
+        """The corners of a box, moved onto the frame, and no smaller than it may be."""
         low, high = middle - sides / 2, middle + sides / 2
         size = np.array([frame.shape[1], frame.shape[0]], float)
-        min_side = min(self.rules["min_side_px"], *size)
+        min_side = min(min_side, *size)
         low, high = (
             np.minimum(np.maximum(low, 0), size - min_side),
             np.minimum(np.maximum(high, min_side), size),
         )
-        self.box = np.concatenate([low, np.maximum(high, low + min_side)])
+        return np.concatenate([low, np.maximum(high, low + min_side)])
 
     def refresh_template(self, frame, score):
         """At the end of every interval, the crop that scored best in it becomes the online template."""

@@ -24,6 +24,7 @@ RgbFrame = UInt8[np.ndarray, "height width 3"]
 _LOOKS = ((0.0, 0.0, 0.0), (0.2, 0.3, 0.0), (-0.2, -0.3, 0.0), (0.1, 0.0, 0.3), (-0.1, 0.0, -0.3))
 _MIN_IOU_OF_LOOK = 0.3
 _MAX_LOG_CORRECTION = 0.7
+_TINY_PX = 1e-6
 
 
 class TemplateMemory:
@@ -111,11 +112,14 @@ class Target:
         if not np.isfinite([*box_frame, score]).all():
             raise ValueError("the network answered with numbers that are not finite: its weights are damaged")
         lost = score < self._config.lost_threshold
-        if not (lost and self._config.hold_when_lost):
+        held = lost and self._config.hold_when_lost
+        if not held:
             min_side = min(self._config.min_side_px, *self._frame_size)
             box_frame = self._at_its_size(geometry.rescale(box_frame, self.size_factors))
             self.box_frame = geometry.clip(box_frame, self._frame_size, min_side)
-        if self.memory.wants(score):
+        if (
+            self.memory.wants(score) and not held
+        ):  # the score of a box that was not taken says nothing of this one
             self.memory.propose(self._cut_template(rgb), score)
         if self.memory.refresh():
             self._encode()
@@ -125,12 +129,16 @@ class Target:
         """The box with a part of its change of size since the last frame taken back: a network misjudges sizes
         frame by frame, and each error would show in the next search window.
 
-        Sides are found one by one: where the right one lies to the left of the left one, their middle counts.
+        Sizes are those of what is on the frame: the last box ended at its border. Sides are found one by one: where
+        the right one lies to the left of the left one, their middle counts.
         """
         if not self._config.size_inertia:
             return box_frame
-        last, now = (np.maximum(box[2:] - box[:2], 1e-6) for box in (self.box_frame, box_frame))
-        middle = (box_frame[:2] + box_frame[2:]) / 2
+        middle, half = (box_frame[:2] + box_frame[2:]) / 2, (box_frame[2:] - box_frame[:2]) / 2
+        half = np.maximum(half, _TINY_PX)
+        visible = geometry.clip(np.concatenate([middle - half, middle + half]), self._frame_size, _TINY_PX)
+        last, now = (box[2:] - box[:2] for box in (self.box_frame, visible))
+        middle = (visible[:2] + visible[2:]) / 2
         half = now * (last / now) ** self._config.size_inertia / 2
         return np.concatenate([middle - half, middle + half])
 

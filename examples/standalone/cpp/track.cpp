@@ -90,28 +90,38 @@ public:
     double update(const Image& frame) {  // the score; the box is in `box`
         double score;
         const Box seen = look(frame, score);
-        const double min_side = std::min({config.number("min_side_px"), double(frame.width), double(frame.height)});
-        const auto side = [&](double from, double to, double factor, double end, double& low, double& high) {
-            double length = (to - from) * factor;
-            if (config.number("size_inertia")) {
-                const double last = std::max(high - low, 1e-6), now = std::max(length, 1e-6);
-                length = now * std::pow(last / now, config.number("size_inertia"));
-            }
-            const double middle = (from + to) / 2, half = length / 2;
-            low = std::min(std::max(middle - half, 0.0), end - min_side);
-            high = std::max(std::min(std::max(middle + half, min_side), end), low + min_side);
-        };
-        if (score >= config.number("lost_threshold") || !config.number("hold_when_lost")) {
-            side(seen.x1, seen.x2, width_factor, frame.width, box.x1, box.x2);
-            side(seen.y1, seen.y2, height_factor, frame.height, box.y1, box.y2);
+        const bool held = score < config.number("lost_threshold") && config.number("hold_when_lost");
+        if (!held) {
+            move(seen.x1, seen.x2, width_factor, frame.width, box.x1, box.x2);
+            move(seen.y1, seen.y2, height_factor, frame.height, box.y1, box.y2);
         }
-        refresh_template(frame, score);
+        refresh_template(frame, held ? 0.0 : score);
         return score;
     }
 
     Box box{};
 
 private:
+    // A side of the box to what was seen: its length corrected, and a part of its change taken back.
+    void move(double from, double to, double factor, double end, double& low, double& high) const {
+        const double last = high - low, inertia = config.number("size_inertia");
+        double middle = (from + to) / 2, length = (to - from) * factor;
+        if (inertia) {
+            inside(middle, std::max(length, 1e-6), 1e-6, end, low, high);
+            const double now = high - low;
+            middle = (low + high) / 2;
+            length = now * std::pow(last / now, inertia);
+        }
+        inside(middle, length, config.number("min_side_px"), end, low, high);
+    }
+
+    // Both ends, moved into the frame, and no closer than they may be.
+    static void inside(double middle, double length, double least, double end, double& low, double& high) {
+        least = std::min(least, end);
+        low = std::min(std::max(middle - length / 2, 0.0), end - least);
+        high = std::max(std::min(std::max(middle + length / 2, least), end), low + least);
+    }
+
     // The network's box in the frame, in a window around the box as it is.
     Box look(const Image& frame, double& score) {
         const Window window = around(config.number("search_factor"));
