@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import gc
 import subprocess
 import sys
+import weakref
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
@@ -170,6 +172,19 @@ def test_targets_come_and_go_and_ids_are_not_used_twice() -> None:
     assert list(tracker.update(grey_frame(100))) == [2, 40, 41, 4]
 
 
+def test_nothing_is_kept_of_targets_that_went() -> None:
+    tracker = many()
+    ids = [tracker.add(noise_frame(), BOX) for _ in range(3)]
+    tracker.update(noise_frame())
+    targets = [weakref.ref(target) for target in tracker._targets.values()]
+    for id in ids:
+        tracker.drop(id)
+    tracker.update(noise_frame())
+    gc.collect()
+    assert [target() for target in targets] == [None] * 3
+    assert not tracker._stacks
+
+
 def test_a_target_that_comes_or_goes_leaves_the_others_as_they_are() -> None:
     undisturbed, disturbed = many(), many()
     for tracker in (undisturbed, disturbed):
@@ -219,6 +234,8 @@ def test_a_refused_target_leaves_those_that_are_followed() -> None:
             tracker.add(frame, box)
     with pytest.raises(ValueError, match="the id 1 is taken: drop"):
         tracker.add(grey_frame(100), BOX, id=1)
+    with pytest.raises(ValueError, match="the id of a target must be a whole number, got 'seven'"):
+        tracker.add(grey_frame(100), BOX, id="seven")
     with pytest.raises(ValueError, match="frame must"):
         tracker.update(None)
     assert list(tracker.update(grey_frame(100))) == [1]

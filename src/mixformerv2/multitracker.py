@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from operator import is_
+from operator import index, is_
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -62,26 +62,28 @@ class MultiTracker:
         """The current box of every target, ``(x, y, w, h)`` in pixels of the last frame."""
         return {id: target.box for id, target in self._targets.items()}
 
-    def add(self, frame: Any, box: Any, id: int | None = None) -> int:
+    def add(self, frame: Any, box: Any, id: Any = None) -> int:
         """Starts on one more object, in ``box``, ``(x, y, w, h)`` in pixels of ``frame``; gives its id.
 
         In the frame of an ``update`` it comes after that. Without ``id`` the next number is taken, from 1 on; the
         number of a dropped target does not come again by itself. Raises ValueError for an id that is followed
-        already, and as ``Tracker.init``.
+        already or no whole number, and as ``Tracker.init``.
         """
         return self.add_rgb(as_rgb_uint8(frame, self._channels), box, id)
 
-    def add_rgb(self, rgb: RgbFrame, box: Any, id: int | None = None) -> int:
+    def add_rgb(self, rgb: RgbFrame, box: Any, id: Any = None) -> int:
         """``add`` for a frame that is RGB uint8 already, as those of a video source are, whatever ``channels`` is."""
-        if id is None:
-            id = self._last_id + 1
+        try:
+            id = self._last_id + 1 if id is None else index(id)
+        except TypeError:
+            raise ValueError(f"the id of a target must be a whole number, got {id!r}") from None
         if id in self._targets:
             raise ValueError(
                 f"the id {id} is taken: drop({id}) first, or choose another than {self._known()}"
             )
         self._beginner.init_rgb(rgb, box)
         assert self._beginner.target is not None
-        self._targets[id] = self._beginner.target
+        self._targets[id], self._beginner.target = self._beginner.target, None
         self._last_id = max(self._last_id, id)
         return id
 
@@ -106,11 +108,15 @@ class MultiTracker:
         for num_online, group in groups.items():
             found = self._look(rgb, num_online, list(group.values()))
             results |= dict(zip(group, found, strict=True))
+        self._stacks = {num_online: self._stacks[num_online] for num_online in groups}
         return {id: results[id] for id in self._targets}
 
     def _look(self, rgb: RgbFrame, num_online: int, targets: list[Target]) -> list[Result]:
         windows = [target.window(target.box_frame) for target in targets]
-        crops = np.stack([window.cut(rgb) for window in windows])
+        side = self.backend.config.model.search_px
+        crops = np.empty((len(windows), side, side, 3), np.uint8)
+        for crop, window in zip(crops, windows, strict=True):
+            window.cut(rgb, out=crop)
         boxes_unit, scores = self.backend.search(crops, self._stacked(num_online, targets))
         return [
             target.follow(rgb, window.to_frame(box_unit), float(score))
