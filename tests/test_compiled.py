@@ -10,7 +10,7 @@ import openvino as ov
 import pytest
 from test_runtime import Exported, exported, folder, inputs  # noqa: F401
 
-from mixformerv2.runtime import compiled
+from mixformerv2.runtime import compiled, openvino
 from mixformerv2.runtime.backend import Located, open_backend
 
 
@@ -92,6 +92,28 @@ def test_a_file_of_other_weights_or_options_is_not_found(
     assert not np.array_equal(first.box_unit, other.box_unit) or not np.array_equal(first.score, other.score)
     open_backend(model, "openvino", "f32", threads=2).encode_templates(*inputs(batch=1, online=1)[:2])
     assert len(compilations) == 5
+
+
+def test_a_graph_made_ready_in_another_way_is_not_found(
+    folder: Path,  # noqa: F811
+    place: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As by another version of this package, which kept keys and values in f32."""
+    if "bf16" not in openvino.precisions("CPU"):
+        pytest.skip("this processor has no bf16")
+    template, online, search = inputs(batch=1, online=1)
+
+    def answered() -> Located:
+        backend = open_backend(folder, "openvino", "bf16", threads=1)
+        return backend.search(search, backend.encode_templates(template, online))
+
+    with monkeypatch.context() as patch:
+        for name in ("search_of_bf16_cache", "_of_bf16_cache"):
+            patch.setattr(openvino, name, lambda graph: graph)
+        earlier = answered()
+    np.testing.assert_allclose(answered().box_unit, earlier.box_unit, atol=0.02)
+    assert len(list(place.iterdir())) == 4
 
 
 def test_nothing_is_kept_where_the_environment_says_off(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -31,6 +32,14 @@ def test_what_doctor_says_of_auto_is_what_auto_takes() -> None:
     for choice in choices:
         backend = open_backend(choice.model, threads=1)
         assert (backend.name, backend.precision) == (choice.backend, choice.precision)
+
+
+def test_a_runtime_that_cannot_be_loaded_is_told(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "mixformerv2.runtime.onnxruntime", None)
+    ran = run("doctor")
+    assert (ran.code, ran.err) == (0, "")
+    (line,) = (line for line in ran.out.splitlines() if line.startswith("broken"))
+    assert "onnxruntime: import of mixformerv2.runtime.onnxruntime halted" in line
 
 
 def test_an_older_processor_is_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -334,6 +334,17 @@ def test_the_crop_of_a_huge_window_is_that_of_a_full_canvas() -> None:
     np.testing.assert_allclose(window.cut(frame).astype(int), reference.astype(int), rtol=0, atol=2)
 
 
+@pytest.mark.parametrize("side", [896, 897, 2000])
+def test_a_wide_window_over_the_border_is_that_of_a_full_canvas(side: int) -> None:
+    frame = smooth(1100, 900)
+    canvas = np.zeros((side, side, 3), np.uint8)
+    part = canvas[:, 300:]
+    part[:900, :1100] = frame[: len(part), : part.shape[1]]
+    reference = cv2.resize(canvas, (224, 224), interpolation=cv2.INTER_LINEAR)
+    crop = CropWindow(-300, 0, side, 224, (-300.0, 0.0)).cut(frame)
+    np.testing.assert_allclose(crop.astype(int), reference.astype(int), rtol=0, atol=2)
+
+
 def test_a_huge_window_costs_no_memory_to_speak_of() -> None:
     frame = smooth(*FRAME_SIZE)
     tracemalloc.start()

@@ -474,6 +474,15 @@ def test_a_runtime_that_is_not_installed_is_told_with_the_command_that_installs_
         open_backend(folder, name)
 
 
+@pytest.mark.parametrize("name", ["openvino", "onnxruntime", "torch"])
+def test_a_runtime_that_is_installed_and_cannot_be_loaded_says_why(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.setitem(sys.modules, f"mixformerv2.runtime.{name}", None)
+    with pytest.raises(ValueError, match=f"the {name} backend is installed, but cannot be loaded: .*{name}"):
+        open_backend(folder, name)
+
+
 def test_a_model_that_is_not_there_is_told_by_name_or_path(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="no model is called 'huge': the shipped ones are"):
         open_backend("huge")
@@ -542,5 +551,5 @@ def test_a_damaged_graph_is_named_in_one_sentence(
     for file in folder.iterdir():
         (tmp_path / file.name).write_bytes(file.read_bytes())
     (tmp_path / graph).write_bytes((folder / graph).read_bytes()[:2000])
-    with pytest.raises(ValueError, match=rf"^.*{graph} is damaged .*: export the model again$"):
+    with pytest.raises(ValueError, match=rf"^.*{graph} is damaged .*: export the model again( \(.*\))?$"):
         open_backend(tmp_path, name)

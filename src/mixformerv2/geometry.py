@@ -22,7 +22,7 @@ BoxesLike = ArrayLike | tuple[float, ...]  # checked while running, numpy's own 
 Frame = UInt8[np.ndarray, "height width 3"]
 Crop = UInt8[np.ndarray, "side side 3"]
 
-_HUGE_PX = 4096  # a window wider than this is never laid out in full
+_LAID_OUT = 4  # a window over the border that is so many crops wide, or less, is laid out in full
 
 
 def xywh_to_xyxy(boxes: BoxesLike) -> Boxes:
@@ -133,15 +133,16 @@ class CropWindow:
     def cut(self, frame: Frame, out: Crop | None = None) -> Crop:
         """The crop, (out_px, out_px, 3) uint8; what lies outside the frame is black.
 
-        Written into ``out`` where that is given, so that a loop over frames allocates nothing.
+        Written into ``out`` where that is given, so that a loop over frames allocates nothing but, for a window over
+        the border, that square.
         """
         height, width = frame.shape[:2]
         x1, y1 = max(self.left, 0), max(self.top, 0)
         x2, y2 = min(self.left + self.side, width - self.rim), min(self.top + self.side, height - self.rim)
         inside = frame[y1 : max(y2, y1), x1 : max(x2, x1)]
-        if self.side > _HUGE_PX and inside.size:
-            return self._sample(inside, x1, y1, out)
         if inside.shape[:2] != (self.side, self.side):
+            if self.side > _LAID_OUT * self.out_px and inside.size:
+                return self._sample(inside, x1, y1, out)
             canvas = np.zeros((self.side, self.side, 3), np.uint8)
             canvas[y1 - self.top :, x1 - self.left :][: inside.shape[0], : inside.shape[1]] = inside
             inside = canvas

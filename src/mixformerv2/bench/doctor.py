@@ -5,6 +5,7 @@ from __future__ import annotations
 import platform
 import shutil
 from dataclasses import dataclass
+from importlib import import_module
 
 from mixformerv2.bench.machine import features, version
 from mixformerv2.evaluate.execute import processor, usable_cores
@@ -40,6 +41,7 @@ class Diagnosis:
     instruction_sets: dict[str, bool] | None  # None where the system does not say
     versions: dict[str, str | None]  # None: not installed
     devices: dict[str, list[str]]  # by backend, those installed
+    broken: dict[str, str]  # by backend that is installed and cannot be loaded, what it says
     precisions: list[str]  # of OpenVINO on the CPU, widest first
     cache: str | None  # folder of compiled graphs; None: switched off
     choices: list[Choice]
@@ -47,7 +49,10 @@ class Diagnosis:
 
 
 def diagnose() -> Diagnosis:
-    """Of this machine and this environment. Loads every backend that is installed, torch among them."""
+    """Of this machine and this environment. Loads every backend that is installed, torch among them.
+
+    Raises ImportError where OpenVINO itself cannot be loaded.
+    """
     from mixformerv2.runtime.openvino import available, narrow
 
     devices, precisions = available()
@@ -56,15 +61,13 @@ def diagnose() -> Diagnosis:
     choices = [
         Choice(name, "openvino", narrow(precisions), _why(narrow(precisions))) for name in shipped_models()
     ]
-    found = {"openvino": devices}
-    if versions["onnxruntime"]:
-        from mixformerv2.runtime.onnxruntime import available as onnxruntime_devices
-
-        found["onnxruntime"] = onnxruntime_devices()
-    if versions["torch"]:
-        from mixformerv2.runtime.torch import available as torch_devices
-
-        found["torch"] = torch_devices()
+    found, broken = {"openvino": devices}, {}
+    for backend in ("onnxruntime", "torch"):
+        if versions[backend]:
+            try:
+                found[backend] = import_module(f"mixformerv2.runtime.{backend}").available()
+            except ImportError as error:
+                broken[backend] = str(error)
     place = compiled.folder()
     return Diagnosis(
         processor=processor(),
@@ -72,6 +75,7 @@ def diagnose() -> Diagnosis:
         instruction_sets=instruction_sets,
         versions=versions,
         devices=found,
+        broken=broken,
         precisions=list(precisions),
         cache=None if place is None else str(place),
         choices=choices,
@@ -85,7 +89,7 @@ def _instruction_sets() -> dict[str, bool] | None:
 
 
 def _why(precision: str) -> str:
-    short = f"this CPU computes in {precision}, in half the time of f32"
+    short = f"this CPU computes in {precision}, in less time than in f32"
     return "its graphs are there, and OpenVINO needs no torch; " + (
         short if precision != "f32" else "this CPU has no arithmetic shorter than f32"
     )

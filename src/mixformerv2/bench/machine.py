@@ -31,7 +31,12 @@ _FEATURES = (
 _PACKAGES = {"openvino": "openvino", "onnxruntime": "onnxruntime", "torch": "torch", "reference": "torch"}
 
 
-def describe_machine(device: str, backends: Iterable[str]) -> dict[str, Any]:
+def load_average() -> float | None:
+    """Of the last minute; None where the system does not say."""
+    return round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None
+
+
+def describe_machine(device: str, backends: Iterable[str], load_before: float | None) -> dict[str, Any]:
     """What figures depend on, ready for JSON."""
     packages = ["mixformerv2", *sorted({_PACKAGES[name] for name in backends if name in _PACKAGES}), "numpy"]
     versions = {"python": platform.python_version()}
@@ -42,7 +47,7 @@ def describe_machine(device: str, backends: Iterable[str]) -> dict[str, Any]:
         "processor": processor(),
         "features": features(),
         "cores": usable_cores(),
-        "load_before": round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None,
+        "load_before": load_before,
         "gpu": _gpu(device),
         "system": f"{platform.system()} {platform.release()} {platform.machine()}",
         "versions": versions | {"opencv": cv2.__version__},

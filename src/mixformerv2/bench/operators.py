@@ -69,9 +69,11 @@ def by_kind(events: Iterable[Event]) -> list[Operator]:
 def _openvino_events(name: RowName, sizes: ModelConfig, templates: int, graph: Path) -> Iterator[Event]:
     import openvino as ov
 
-    from mixformerv2.runtime.openvino import core, floating_precision
+    from mixformerv2.runtime.openvino import core, floating_precision, search_of_bf16_cache
 
-    model = core().read_model(graph)
+    model, floating = core().read_model(graph), floating_precision(name.precision, "CPU")
+    if floating == "bf16":
+        model = search_of_bf16_cache(model)
     shapes = {
         port.any_name: _shape(
             [size.get_length() if size.is_static else None for size in port.partial_shape], sizes, templates
@@ -81,7 +83,7 @@ def _openvino_events(name: RowName, sizes: ModelConfig, templates: int, graph: P
     model.reshape(shapes)
     options = {
         "PERFORMANCE_HINT": "LATENCY",
-        "INFERENCE_PRECISION_HINT": floating_precision(name.precision, "CPU"),
+        "INFERENCE_PRECISION_HINT": floating,
         "INFERENCE_NUM_THREADS": name.threads,
         "PERF_COUNT": True,
     }

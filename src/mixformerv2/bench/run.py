@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from mixformerv2.bench.clip import Clip, load_clip
-from mixformerv2.bench.machine import describe_machine
+from mixformerv2.bench.machine import describe_machine, load_average
 from mixformerv2.bench.operators import operators
 from mixformerv2.bench.plan import BenchConfig, Plan, make_plan, thread_setter
 from mixformerv2.bench.report import (
@@ -34,10 +34,11 @@ def run(config: BenchConfig, progress: Callable[[int, int], None] | None = None)
 
     Raises ValueError, ModuleNotFoundError or an OSError with one sentence for what cannot be had.
     """
+    load = load_average()  # before our own
     clip = load_clip(config.clip, config.box, config.frames)
     with tempfile.TemporaryDirectory() as scratch:
         plan = make_plan(config, clip, Path(scratch))
-        machine = describe_machine(config.device, {name.backend for name in plan.trackers})
+        machine = describe_machine(config.device, {name.backend for name in plan.trackers}, load)
         models = {name: ModelFigures.of(model) for name, model in plan.models.items()}
         roofline, clip_row = _roofline(plan, models, config.device), ClipRow(thread_setter(usable_cores()))
         for row in plan.rows():

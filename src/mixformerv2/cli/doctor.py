@@ -17,9 +17,9 @@ from mixformerv2.cli.common import (
     err,
     json_document,
     parse_box,
-    refuse_existing,
     say,
 )
+from mixformerv2.files import check_writable
 
 if TYPE_CHECKING:
     from mixformerv2.bench.doctor import Diagnosis
@@ -65,7 +65,7 @@ def quantise(
     from mixformerv2.runtime.backend import INT8_GRAPH, find_weights, open_backend
 
     folder = find_weights(model).parent
-    refuse_existing(folder / INT8_GRAPH, overwrite)
+    check_writable(folder / INT8_GRAPH, overwrite)
     coordinates = None if box is None else parse_box(box)
     config = quantising.QuantiseConfig(max_drift)
     with json_document(json_path, overwrite) as write_json:
@@ -88,6 +88,7 @@ def _lines(found: Diagnosis) -> list[str]:
         f"versions      {_words(f'{name} {version}' for name, version in found.versions.items() if version)}",
         f"missing       {_words(name for name, version in found.versions.items() if not version)}",
         *(f"devices       {backend}: {_words(devices)}" for backend, devices in found.devices.items()),
+        *(f"broken        {backend}: {reason}" for backend, reason in found.broken.items()),
         f"compiled      {found.cache or 'nothing is kept on disk'}",
     ]
     lines += [f"auto          {c.model}: {c.backend} in {c.precision}; {c.why}" for c in found.choices]

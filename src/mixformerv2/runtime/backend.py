@@ -6,7 +6,7 @@ import importlib.resources
 import importlib.util
 import json
 import struct
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
@@ -99,17 +99,26 @@ def open_backend(
         extra = {"torch": "train", "onnxruntime": "onnx"}.get(backend)
         install = f"pip install 'mixformerv2[{extra}]'" if extra else f"pip install {backend}"
         raise ModuleNotFoundError(f"the {backend} backend needs the package {backend}: {install}")
-    if backend == "openvino":
+    try:
+        return _backend_class(backend)(
+            weights if backend == "torch" else weights.parent, precision, device, threads
+        )
+    except ImportError as error:
+        raise ValueError(f"the {backend} backend is installed, but cannot be loaded: {error}") from error
+
+
+def _backend_class(name: str) -> Callable[..., Backend]:
+    if name == "openvino":
         from mixformerv2.runtime.openvino import OpenVINOBackend
 
-        return OpenVINOBackend(weights.parent, precision, device, threads)
-    if backend == "onnxruntime":
+        return OpenVINOBackend
+    if name == "onnxruntime":
         from mixformerv2.runtime.onnxruntime import OnnxRuntimeBackend
 
-        return OnnxRuntimeBackend(weights.parent, precision, device, threads)
+        return OnnxRuntimeBackend
     from mixformerv2.runtime.torch import TorchBackend
 
-    return TorchBackend(weights, precision, device, threads)
+    return TorchBackend
 
 
 def shipped_models() -> dict[str, Path]:
@@ -165,7 +174,7 @@ def read_config(weights: Path) -> Config:
             header = json.loads(file.read(min(length, size)))
         text = header.pop("__metadata__")["config"]
         end = 8 + length + max(entry["data_offsets"][1] for entry in header.values())
-    except (struct.error, ValueError, KeyError, TypeError, AttributeError, OSError):
+    except (struct.error, ValueError, KeyError, TypeError, AttributeError):
         raise ValueError(
             f"{weights} is not a mixformerv2 checkpoint: `mixformerv2 convert` makes one of a published .pth.tar file"
         ) from None

@@ -51,8 +51,8 @@ class OnnxRuntimeBackend:
     def _read(self, graph: Path, options: ort.SessionOptions) -> ort.InferenceSession:
         try:
             session = ort.InferenceSession(graph, options, providers=self._providers)
-        except Exception:  # the runtime's own exceptions have no common base
-            raise ValueError(damaged(graph)) from None
+        except Exception as error:  # the runtime's own exceptions have no common base
+            raise ValueError(f"{damaged(graph)} ({error})") from None
         if self._providers[0] not in session.get_providers():  # it goes on with the next one without a word
             raise ValueError(
                 f"onnxruntime cannot load {self._providers[0]} here: its libraries (CUDA, cuDNN, TensorRT) must be "

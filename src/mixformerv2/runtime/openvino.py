@@ -120,8 +120,12 @@ class OpenVINOBackend:
         self._source = compiled.digest(
             folder / file for file in (WEIGHTS_FILE, *files_of_graphs(self.precision))
         )
-        if floating == "bf16":
-            self._keep_cache_in_bf16()
+        if floating == "bf16":  # else every search would convert keys and values anew
+            encoder, searcher = self._graphs.values()
+            self._graphs = {
+                ENCODE_GRAPH: _of_bf16_cache(encoder),
+                SEARCH_GRAPH: search_of_bf16_cache(searcher),
+            }
         self._compiled: dict[Any, ov.CompiledModel] = {}
         self._compiling = Lock()
 
@@ -153,16 +157,6 @@ class OpenVINOBackend:
                 "or choose another precision"
             )
         return precision
-
-    def _keep_cache_in_bf16(self) -> None:
-        """Keys and values as the arithmetic wants them: else every search would convert them anew."""
-        encoder, searcher = self._graphs.values()
-        encoding, searching = map(ov.preprocess.PrePostProcessor, (encoder, searcher))
-        for port in encoder.outputs:
-            encoding.output(port.any_name).tensor().set_element_type(ov.Type.bf16)
-        for port in searcher.inputs[1:]:
-            searching.input(port.any_name).tensor().set_element_type(ov.Type.bf16)
-        self._graphs = {ENCODE_GRAPH: encoding.build(), SEARCH_GRAPH: searching.build()}
 
     def encode_templates(
         self, template: UInt8[np.ndarray, "b side side 3"], online: UInt8[np.ndarray, "b online side side 3"]
@@ -218,8 +212,15 @@ class OpenVINOBackend:
             return self._core.compile_model(graph, self._device, options)
         processor = self._core.get_property(self._device, "FULL_DEVICE_NAME")
         able = precisions(self._device)
+        # As made ready here, which another version of this package may do otherwise.
+        ports = [port.get_element_type().get_type_name() for port in (*graph.inputs, *graph.outputs)]
         name = compiled.name(
-            **about, options=options, openvino=ov.__version__, on=[processor, *able], source=self._source
+            **about,
+            options=options,
+            ports=ports,
+            openvino=ov.__version__,
+            on=[processor, *able],
+            source=self._source,
         )
         kept = compiled.load(name)
         if kept is not None:
@@ -232,3 +233,19 @@ class OpenVINOBackend:
         model.export_model(content)
         compiled.save(name, content.getvalue())
         return model
+
+
+def search_of_bf16_cache(searcher: ov.Model) -> ov.Model:
+    """The search graph, given the templates' keys and values as arithmetic in bf16 wants them."""
+    made = ov.preprocess.PrePostProcessor(searcher)
+    for port in searcher.inputs[1:]:
+        made.input(port.any_name).tensor().set_element_type(ov.Type.bf16)
+    return made.build()
+
+
+def _of_bf16_cache(encoder: ov.Model) -> ov.Model:
+    """The encoder, giving them so."""
+    made = ov.preprocess.PrePostProcessor(encoder)
+    for port in encoder.outputs:
+        made.output(port.any_name).tensor().set_element_type(ov.Type.bf16)
+    return made.build()

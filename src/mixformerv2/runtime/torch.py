@@ -90,6 +90,8 @@ class TorchBackend(NetworkBackend):
         try:
             network.to(torch.device(device))
             known = torch.device(device).type in available()
+        except torch.OutOfMemoryError:
+            raise ValueError(f"the model does not fit into what is free of the memory of {device}") from None
         except (RuntimeError, AssertionError, NotImplementedError):
             known = False
         if not known:

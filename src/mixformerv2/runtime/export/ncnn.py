@@ -46,6 +46,8 @@ def write(pair: Pair, folder: Path) -> None:
         raise ValueError(
             f"the target ncnn holds one target: leave --batch out or make it 1, got {pair.batch}"
         )
+    if pair.config.model.attention == "symmetric":
+        raise ValueError("the target ncnn keeps keys and values of templates: symmetric attention has none")
     template, online = pair.encode_inputs()
     crop, *cache = pair.search_inputs()
     _convert(_EncodeTemplates(pair.network).eval(), (template, online[:, 0]), folder, "encode_templates")
