@@ -183,6 +183,19 @@ def test_track_writes_results_in_every_format_from_the_start_frame_on(
     assert len(lines) == NUM_FRAMES - 7 + (name == "a.csv")
 
 
+def test_track_never_replaces_what_it_reads(track: Run, run: Run, home: Path) -> None:
+    (home / "starts.csv").write_text(BOXES)
+    for name, ran in (
+        ("clip.mp4", track("clip.mp4", "--output", "clip.mp4", "--overwrite")),
+        (
+            "starts.csv",
+            run("track", "clip.mp4", "--boxes", "starts.csv", "--results", "starts.csv", "--overwrite"),
+        ),
+    ):
+        assert_refused(ran, f"{name} is read, and would be lost: name another file to write to")
+    assert (home / "starts.csv").read_text() == BOXES
+
+
 def test_track_replaces_files_only_with_overwrite(track: Run, home: Path) -> None:
     Path("boxes.csv").write_text("precious")
     before = content(home)
@@ -624,13 +637,18 @@ def test_demo_writes_video_contact_sheet_and_boxes_and_says_where(
     model = ("--model", "model.safetensors", "--backend", "torch", "--threads", 1)
     shorten = recording.open_source
     monkeypatch.setattr(recording, "open_source", lambda source, start: shorten(source, 170))
-    for _ in range(2):  # its own files are replaced
-        ran = run("demo", "--output-dir", "new/demo", *model)
+    for again in ((), ("--overwrite",)):
+        ran = run("demo", "--output-dir", "new/demo", *model, *again)
         assert ran.code == 0, ran
         written = ["new/demo/demo.mp4", "new/demo/demo.png", "new/demo/demo.csv"]
         assert [line.strip() for line in ran.out.splitlines()[1:]] == written
         assert sorted(content(home / "new")) == ["demo/demo.csv", "demo/demo.mp4", "demo/demo.png"]
     assert_refused(run("demo", "--output-dir", "clip.mp4", *model), "clip.mp4: File exists")
+    assert_refused(run("demo", "--output-dir", "new/demo", *model), "exists already", "--overwrite")
+    assert_refused(run("demo", "--output-dir", "other", "--model", "huge"), "no model is called 'huge'")
+    assert not (home / "other").exists()
+    for _ in range(2):  # its own folder is replaced
+        assert run("demo", *model).code == 0
 
     def interrupted(*_: Any) -> None:
         raise KeyboardInterrupt

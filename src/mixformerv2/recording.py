@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 
 from mixformerv2.files import PartialFile
-from mixformerv2.images import Frame
+from mixformerv2.images import Frame, is_image
 from mixformerv2.interrupts import as_keyboard_interrupts
 from mixformerv2.multitracker import MultiTracker
 from mixformerv2.overlay import OverlayVideo, draw, draw_many
@@ -33,6 +33,16 @@ class Outputs:
     results_format: str | None = None
     contact_sheet: Path | None = None
     overwrite: bool = False
+
+    def check_apart(self, read: str | Path | int) -> None:
+        """Raises ValueError where one of them is what is read, or lies among its images: it would be lost."""
+        if isinstance(read, int) or not Path(read).exists():
+            return
+        for written in (self.video, self.results, self.contact_sheet):
+            if written is None or not written.exists():
+                continue
+            if written.samefile(read) or (is_image(written) and written.parent.samefile(read)):
+                raise ValueError(f"{written} is read, and would be lost: name another file to write to")
 
 
 @dataclass(frozen=True)
@@ -149,6 +159,7 @@ def _record(
     outputs: Outputs,
     progress: Progress | None,
 ) -> Summary:
+    outputs.check_apart(source)
     times_ms: list[float] = []
     ids: set[int] = set()
     done = lost = 0

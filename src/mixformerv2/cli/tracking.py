@@ -25,14 +25,17 @@ PrecisionOption = Annotated[str, typer.Option("--precision", help="auto, f32, bf
 DeviceOption = Annotated[str, typer.Option("--device", help="auto, cpu, or what the backend offers.")]
 ThreadsOption = Annotated[int | None, typer.Option("--threads", help="CPU threads; all by default.")]
 
+_DEMO_FOLDER = Path("mixformerv2-demo")
+
 
 @app.command(epilog="Example: mixformerv2 demo --output-dir /tmp/demo")
 def demo(
-    output_dir: Annotated[Path, typer.Option(help="Folder for the three files.")] = Path("mixformerv2-demo"),
+    output_dir: Annotated[Path, typer.Option(help="Folder for the three files.")] = _DEMO_FOLDER,
     model: ModelOption = DEFAULT_MODEL,
     backend: BackendOption = "auto",
     precision: PrecisionOption = "auto",
     threads: ThreadsOption = None,
+    overwrite: OverwriteOption = False,
 ) -> None:
     """Track the shipped clip: writes an overlay video, a contact sheet and the boxes."""
     from importlib.resources import as_file, files
@@ -40,16 +43,16 @@ def demo(
     from mixformerv2.recording import Outputs, record
     from mixformerv2.tracker import Tracker
 
-    output_dir.mkdir(parents=True, exist_ok=True)
     outputs = Outputs(
         video=output_dir / "demo.mp4",
         results=output_dir / "demo.csv",
         contact_sheet=output_dir / "demo.png",
-        overwrite=True,
+        overwrite=overwrite or output_dir == _DEMO_FOLDER,  # which is nobody else's
     )
     with as_file(files("mixformerv2") / "demo") as folder:
         clip = json.loads((folder / "demo.json").read_text())
         tracker = Tracker(model, backend, precision, threads=threads)
+        output_dir.mkdir(parents=True, exist_ok=True)
         with _progress() as progress:
             source = folder / clip["video"]
             summary = record(source, clip["box"], tracker, outputs, clip["start_frame"], progress)
@@ -130,6 +133,7 @@ def track_verb(
         with _progress() as progress:
             summary = record(source, coordinates, tracker, outputs, start_frame, progress)
     else:
+        outputs.check_apart(boxes)
         starts, tracker = read_starts(boxes), MultiTracker(*loading)
         with _progress() as progress:
             summary = record_many(source, starts, tracker, outputs, progress)
