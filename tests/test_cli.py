@@ -28,8 +28,9 @@ import torch
 from command_line import Ran, Run
 from rich.console import Console
 
+import mixformerv2
 from mixformerv2 import cli, recording
-from mixformerv2.cli import app
+from mixformerv2.cli import app, common
 from mixformerv2.cli.tracking import default_name
 from mixformerv2.images import read_image
 from mixformerv2.results import read_results
@@ -621,6 +622,7 @@ def test_models_lists_what_is_shipped_as_a_table_and_as_json(
     )
     (listed,) = json.loads(Path("models.json").read_text())
     assert (listed["name"], listed["path"], listed["bytes"]) == ("mine", str(path), path.stat().st_size)
+    assert "compact is taken where none is named" in ran.out and f"  {home}\n" in ran.out
     assert listed["model"]["depth"] == 2
     assert listed["tracker"]["update_interval"] == 3
     assert_refused(run("models", "--json", "models.json"), "models.json exists already")
@@ -670,7 +672,10 @@ def test_the_help_lists_every_verb_and_comes_without_being_asked(run: Run) -> No
     assert run() == ran
     for verb in VERBS:
         assert f" {verb} " in ran.out
-    assert set(VERBS) >= {"demo", "track", "convert", "export", "models"}
+    places = [ran.out.index(f"│ {verb} ") for verb in common.VERBS]
+    assert places == sorted(places), "as a newcomer meets them"
+    assert {*VERBS, "data"} == set(common.VERBS)
+    assert run("--version").out == f"{mixformerv2.__version__}\n"
 
 
 # A real process

@@ -13,11 +13,26 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 from rich.markup import escape
+from typer.core import TyperGroup
 
 from mixformerv2.files import PartialFile
 
+VERBS = (
+    *("demo", "track", "models", "doctor", "evaluate", "report", "compare", "vot"),
+    *("data", "train", "convert", "export", "quantise", "bench"),
+)
+
+
+class _InOrder(TyperGroup):
+    """Verbs as a newcomer meets them."""
+
+    def list_commands(self, _ctx: Any) -> list[str]:
+        return sorted(self.commands, key=VERBS.index)
+
+
 app = typer.Typer(
-    help="Track one object through a video, and train, convert and export the models that do it.",
+    cls=_InOrder,
+    help="Track objects through a video; train, export, measure and compare the trackers that do it.",
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
@@ -28,6 +43,24 @@ _UsageError: Any = typer.BadParameter.__mro__[1]  # the parent of every wrong us
 
 JsonOption = Annotated[Path | None, typer.Option("--json", help="Also write it all as JSON.")]
 OverwriteOption = Annotated[bool, typer.Option("--overwrite", help="Replace files that exist.")]
+
+
+def _say_version(wanted: bool) -> bool:
+    if wanted:
+        import mixformerv2
+
+        say(mixformerv2.__version__)
+        raise typer.Exit
+    return wanted
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_say_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """What holds for every verb."""
 
 
 def main() -> None:

@@ -24,7 +24,7 @@ from mixformerv2.config import DEFAULT_MODEL
 
 _MOST_NAMED = 10
 
-data_app = typer.Typer(help="Look at datasets, and pack them.", no_args_is_help=True)
+data_app = typer.Typer(help="Label video, look at datasets, and pack them.")
 app.add_typer(data_app, name="data")
 
 

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 
 @app.command(
-    epilog="Example: mixformerv2 export small.safetensors small/ && mixformerv2 track v.mp4 --model small/ ..."
+    epilog="Example: mixformerv2 export small.safetensors small && mixformerv2 track v.mp4 --box 9,9,50,4 --model small"
 )
 def export(
     source: Annotated[str, typer.Argument(help="A .safetensors checkpoint, or a shipped model.")],

@@ -50,9 +50,10 @@ def models(
 
     from rich.table import Table
 
-    from mixformerv2.runtime.backend import read_config, shipped_models
+    from mixformerv2.config import DEFAULT_MODEL
+    from mixformerv2.runtime.backend import INT8_GRAPH, read_config, shipped_models
 
-    table = Table("model", "blocks", "width", "MLP", "input px", "MB")
+    table = Table("model", "blocks", "width", "MLP", "input px", "MB", "int8")
     listed = []
     for name, path in shipped_models().items():
         config, size = read_config(path), path.stat().st_size
@@ -64,9 +65,16 @@ def models(
             f"{m.mlp_ratio:g}",
             f"{m.search_px}/{m.template_px}",
             f"{size / 1e6:.1f}",
+            "yes" if (path.parent / INT8_GRAPH).is_file() else "no",
         )
         table.add_row(*map(str, row))
         listed.append({"name": name, "path": str(path), "bytes": size, **asdict(config)})
     with json_document(json_path, overwrite) as write_json:
         write_json(listed)
     out.print(table)
+    say(
+        f"{DEFAULT_MODEL} is taken where none is named; --model takes an exported folder or a checkpoint as well"
+    )
+    say("as exported folders, their figures and limits in README.md:")
+    for path in shipped_models().values():
+        say(f"  {path.parent}")

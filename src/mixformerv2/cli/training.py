@@ -67,6 +67,8 @@ def train(
         for line in ablations.summary():
             say(line)
         return
+    if not recipe:
+        raise ValueError("name a recipe, --list shows them, and give its --data and --output")
     known = RECIPES | ablations.RECIPES
     if recipe not in known:
         of_ablations = f"{ablations.PREFIX}NAME, of which --list shows the names"

@@ -16,11 +16,9 @@ from rich.markup import escape
 from rich.table import Table
 
 from mixformerv2.data.benchmarks import LAYOUTS, READERS
-from mixformerv2.data.folder import WHAT as FOLDER_WHAT
 from mixformerv2.data.folder import find_clips, is_clip, is_folder, read_folder
 from mixformerv2.data.packing import Problem, Progress, name_of
 from mixformerv2.data.sequence import Sequence, Sequences
-from mixformerv2.data.shards import WHAT as PACKED_WHAT
 from mixformerv2.data.shards import incomplete_shards, is_packed, read_shards
 from mixformerv2.images import IMAGE_SUFFIXES
 
@@ -71,13 +69,7 @@ def find_datasets(root: Path | str) -> dict[str, Found]:
         raise ValueError(f"datasets are looked for in a folder, and {root} is none")
     found = _find_packed(root) if "://" in str(root) else _find(Path(root))
     if not found:
-        clips = "".join(f" ({sentence})" for sentence in _unlabelled(Path(root)).values())
-        kinds = {kind: layout.what for kind, layout in LAYOUTS.items()}
-        kinds |= {"folder": FOLDER_WHAT, "packed": PACKED_WHAT}
-        known = "; ".join(f"{kind}: {what}" for kind, what in kinds.items())
-        raise ValueError(
-            f"no dataset is recognised in {root}{clips}, it must be or hold one of these: {known}"
-        )
+        raise ValueError(_nothing_recognised(root))
     several = Counter(dataset.kind for dataset in found)
     named: dict[str, Found] = {}
     for dataset in found:
@@ -86,6 +78,19 @@ def find_datasets(root: Path | str) -> dict[str, Found]:
             key += f":{Path(dataset.path).resolve().name}"
         named[f"{dataset.kind}:{dataset.path}" if key in named else key] = dataset
     return named
+
+
+def _nothing_recognised(root: Path | str) -> str:
+    clips = ", ".join(_unlabelled(Path(root)).values())
+    if clips:
+        return (
+            f"no dataset is recognised in {root}: it holds {clips}, and beside dog.mp4 belongs dog.csv, "
+            "as `mixformerv2 track --results dog.csv` writes it"
+        )
+    return (
+        f"no dataset is recognised in {root}: it must be or hold {', '.join(LAYOUTS)} as published, shards of "
+        "`mixformerv2 data pack`, or clips with their boxes, dog.mp4 and dog.csv; docs/training.md shows the layouts"
+    )
 
 
 def _find(root: Path) -> list[Found]:

@@ -27,7 +27,6 @@ from mixformerv2.data.sequence import LazySequences, Sequence
 INDEX_NAME = "index.json"
 _INDEX_BEGINS = b'{"packed": 1, '
 _BLOCK = 512  # tar files consist of such
-WHAT = "index.json, coco-000000.tar, as written by mixformerv2 data pack"
 
 
 @dataclass(frozen=True, eq=False)

@@ -66,6 +66,8 @@ def examples(backend: Backend, source: Path, box: Any, count: int) -> list[Examp
         for _ in islice(track(source, box, tracker=tracker), count * _STRIDE):
             pass
         return spread(watching.seen, count)
+    if not source.exists():
+        raise FileNotFoundError(f"there is no {source} to calibrate on: name a video or a folder of datasets")
     if not source.is_dir():
         raise ValueError(
             f"{source} is no folder of datasets: give the box in a video's first frame with --box x,y,w,h"

@@ -57,8 +57,12 @@ class Start(NamedTuple):
 def read_starts(path: Path) -> list[Start]:
     """The rows of a CSV file with the header `clip,frame,x,y,w,h,name`; names must be different.
 
-    Raises ValueError naming the line that is wrong.
+    Raises ValueError naming the line that is wrong, FileNotFoundError.
     """
+    if not path.exists():
+        raise FileNotFoundError(
+            f"there is no {path}: it must hold rows {','.join(COLUMNS)}, a box for each target"
+        )
     with path.open(encoding="utf-8-sig", newline="") as stream:
         rows = csv.DictReader(stream)
         if tuple(rows.fieldnames or ()) != COLUMNS:
