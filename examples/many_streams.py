@@ -15,9 +15,11 @@ def follow(video, box, backend):
     return results[-1]
 
 
+if len(sys.argv) < 2:
+    sys.exit(f"give one or more of VIDEO:x,y,w,h: python {sys.argv[0]} street.mp4:205,151,17,50")
 jobs = [argument.rsplit(":", 1) for argument in sys.argv[1:]]
 backend = Tracker("tiny").backend
-with ThreadPoolExecutor(max_workers=max(len(jobs), 1)) as threads:
+with ThreadPoolExecutor(max_workers=len(jobs)) as threads:
     boxes = [[float(value) for value in box.split(",")] for _, box in jobs]
     videos = [video for video, _ in jobs]
     for video, result in zip(videos, threads.map(follow, videos, boxes, [backend] * len(jobs)), strict=True):

@@ -136,7 +136,9 @@ class Results:
         return np.mean(each, axis=0) if each else None
 
     def ms(self, name: str, device: str, precision: str) -> float | None:
-        """Median of a frame, by the network of the row."""
+        """Median of a frame, by the network of the row; None where the row's rules cost something else."""
+        if row_costs(ROWS[name]) != row_costs(ROWS[owner(name)]):
+            return None
         rows = self.speeds.get(device, {"rows": []})["rows"]
         of_row = (row for row in rows if (row["row"], row["precision"]) == (owner(name), precision))
         return next((row["frame_ms"] for row in of_row), None)

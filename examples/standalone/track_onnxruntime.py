@@ -1,6 +1,6 @@
 """Track with ONNX Runtime: python track_onnxruntime.py FOLDER VIDEO x,y,w,h
 
-FOLDER is made by: mixformerv2 export MODEL FOLDER
+FOLDER ships with the package (`mixformerv2 models` says where), or is made by: mixformerv2 export MODEL FOLDER
 """
 
 import onnxruntime
