@@ -117,9 +117,8 @@ class Target:
             min_side = min(self._config.min_side_px, *self._frame_size)
             box_frame = self._at_its_size(geometry.rescale(box_frame, self.size_factors))
             self.box_frame = geometry.clip(box_frame, self._frame_size, min_side)
-        if (
-            self.memory.wants(score) and not held
-        ):  # the score of a box that was not taken says nothing of this one
+        # The score of a box that was not taken says nothing of the one that was held.
+        if self.memory.wants(score) and not held:
             self.memory.propose(self._cut_template(rgb), score)
         if self.memory.refresh():
             self._encode()

@@ -68,7 +68,7 @@ def main() -> None:
     warnings.showwarning = _show_warning
     try:
         sys.exit(app(sys.argv[1:] or ["--help"], prog_name="mixformerv2", standalone_mode=False))
-    except (_UsageError, ValueError, OSError, ArithmeticError, ModuleNotFoundError) as error:
+    except (_UsageError, ValueError, OSError, ArithmeticError, ImportError) as error:
         err.print(f"[bold red]error:[/] {escape(_one_line(error))}", highlight=False)
         sys.exit(2)
     except (KeyboardInterrupt, typer.Abort):
