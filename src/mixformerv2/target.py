@@ -137,9 +137,7 @@ class Target:
         half = np.maximum(half, _TINY_PX)
         visible = geometry.clip(np.concatenate([middle - half, middle + half]), self._frame_size, _TINY_PX)
         last, now = (box[2:] - box[:2] for box in (self.box_frame, visible))
-        middle = (visible[:2] + visible[2:]) / 2
-        half = now * (last / now) ** self._config.size_inertia / 2
-        return np.concatenate([middle - half, middle + half])
+        return geometry.rescale(visible, (last / now) ** self._config.size_inertia)
 
     def calibrate_size(self, look: Callable[[geometry.Box], geometry.Box]) -> None:
         """Factors for the width and height of later boxes: a network sees some targets too wide, always.
