@@ -129,9 +129,8 @@ def test_pieces_start_from_the_true_box_and_count_what_follows() -> None:
 
 def test_pieces_without_a_start_or_a_true_box_after_it_are_left_out() -> None:
     one = sequence("a", BOX, NONE, NONE, BOX, BOX, BOX)
-    assert overlaps(Still(), one, 2) == [
-        1.0
-    ]  # the second piece cannot start, the first one has nothing to show
+    # The second piece cannot start, the first one has nothing to show.
+    assert overlaps(Still(), one, 2) == [1.0]
     assert overlaps(Vanishing(), sequence("a", BOX, BOX), 2) == [0.0]
     with pytest.raises(ValueError, match="a piece must have at least 2 frames, a start and an update, got 1"):
         overlaps(Still(), one, 1)
