@@ -49,17 +49,6 @@ ALLOWED: dict[str, set[str]] = {
         *("geometry", "config", "files", "results", "images", "video", "overlay"),
         *("model", "runtime", "tracker", "multitracker", "evaluate"),
     },
-    "web": {
-        "geometry",
-        "config",
-        "results",
-        "video",
-        "overlay",
-        "runtime",
-        "tracker",
-        "recording",
-        "evaluate",
-    },
 }
 ALLOWED["__init__"] = {"results", "tracker", "multitracker"}
 ALLOWED["cli"] = {*ALLOWED} - {"__init__"}
