@@ -388,14 +388,17 @@ def test_a_contact_sheet_without_frames_leaves_nothing(tmp_path: Path) -> None:
     assert names(tmp_path) == []
 
 
+@pytest.mark.parametrize("pattern", [".", "*.png"])
 def test_a_picture_among_those_that_are_tracked_is_not_replaced(
-    clip: Path, folder: Path, tracker: Tracker
+    folder: Path, tracker: Tracker, pattern: str
 ) -> None:
     for index in range(2):
         cv2.imwrite(str(folder / f"{index}.png"), tiny.square_frame(index))
     before = (folder / "1.png").read_bytes()
     with pytest.raises(ValueError, match=r"1\.png is read, and would be lost: name another file to write to"):
-        record(folder, BOX, tracker, Outputs(contact_sheet=folder / "1.png", overwrite=True))
+        record(folder / pattern, BOX, tracker, Outputs(contact_sheet=folder / "1.png", overwrite=True))
     assert (folder / "1.png").read_bytes() == before
     (folder / "boxes.csv").write_text("of another run")
-    record(folder, BOX, tracker, Outputs(results=folder / "boxes.csv", overwrite=True))  # no picture
+    record(
+        folder / pattern, BOX, tracker, Outputs(results=folder / "boxes.csv", overwrite=True)
+    )  # no picture

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
@@ -36,12 +37,16 @@ class Outputs:
 
     def check_apart(self, read: str | Path | int) -> None:
         """Raises ValueError where one of them is what is read, or lies among its images: it would be lost."""
-        if isinstance(read, int) or not Path(read).exists():
-            return
+        # A camera or an address is neither a file nor a pattern that matches one.
+        path = Path(str(read))
+        files = [path] if path.exists() else [Path(match) for match in glob.glob(str(read), recursive=True)]
         for written in (self.video, self.results, self.contact_sheet):
             if written is None or not written.exists():
                 continue
-            if written.samefile(read) or (is_image(written) and written.parent.samefile(read)):
+            if any(
+                written.samefile(file) or (is_image(written) and written.parent.samefile(file))
+                for file in files
+            ):
                 raise ValueError(f"{written} is read, and would be lost: name another file to write to")
 
 
