@@ -1,8 +1,10 @@
-"""What many tests need: few threads, and the command line."""
+"""What many tests need: few threads, and the command line with a folder to work in."""
 
 import functools
 import os
+import shutil
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -21,3 +23,24 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> 
     threads = torch.get_num_threads()
     yield functools.partial(run_here, monkeypatch, capsys)
     torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="session")
+def model_and_clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a tiny checkpoint and a clip."""
+    import tiny
+    from command_line import NUM_FRAMES
+
+    folder = tmp_path_factory.mktemp("made")
+    tiny.write_checkpoint(folder / "model.safetensors")
+    tiny.write_clip(folder / "clip.mp4", NUM_FRAMES)
+    return folder
+
+
+@pytest.fixture
+def home(model_and_clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The current folder of the command line, with a model and a clip of its own."""
+    for path in model_and_clip.iterdir():
+        shutil.copy(path, tmp_path / path.name)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
