@@ -7,7 +7,7 @@ import importlib.util
 import shutil
 import subprocess
 import sys
-from dataclasses import fields, replace
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,9 @@ import openvino
 import pytest
 import replay
 from replay import BOX, NUM_FRAMES, paint
+from test_size_rules import HOLDING, leave_and_return
+from test_tracker import BOX as SQUARE
+from test_tracker import Seeing
 
 from mixformerv2 import Tracker
 from mixformerv2.config import TrackerConfig
@@ -97,6 +100,19 @@ def test_the_page_of_tracking_is_the_tracker(tmp_path: Path, published_mapping: 
     np.testing.assert_allclose(boxes_of(theirs), boxes_of(tracker), rtol=0, atol=1e-4)
     assert tracker.target is not None
     assert (np.abs(np.log(tracker.target.size_factors)) > 0.01).all(), "sizes that fit prove nothing"
+
+
+def test_a_target_that_leaves_and_returns_is_followed_alike(tmp_path: Path) -> None:
+    tracker, theirs = both(tmp_path, **asdict(replace(HOLDING, size_inertia=0.3)))
+    tracker.backend = backend = Seeing()
+    theirs.encode, theirs.search = (lambda *_: 0), backend.search
+    first, *frames = leave_and_return()
+    tracker.init(first, SQUARE)
+    theirs.init(first, SQUARE)
+    for frame in frames:
+        found, result = theirs.update(frame), tracker.update(frame)
+        np.testing.assert_allclose(found[0], result.box, rtol=0, atol=1e-4)
+    assert result.state == "tracking" and result.box[0] > 20
 
 
 @pytest.mark.parametrize("page", ["tracking.py", "cpp/track.cpp"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterator
 
 import numpy as np
 import pytest
@@ -11,6 +12,8 @@ from test_tracker import BOX, RULES, Frame, Located, Scripted, Seeing, grey_fram
 from mixformerv2.config import TrackerConfig
 from mixformerv2.geometry import rescale
 from mixformerv2.tracker import Tracker
+
+HOLDING = dataclasses.replace(RULES, hold_when_lost=True, lost_threshold=0.5)
 
 
 class Misjudging(Seeing):
@@ -28,9 +31,21 @@ class Misjudging(Seeing):
 
 
 def square_frame(x: int = 52, y: int = 42) -> Frame:
+    """With a square of 16 px, or what the frame shows of it."""
     frame = grey_frame(100).copy()
-    frame[y : y + 16, x : x + 16] = 255
+    frame[y : y + 16, max(x, 0) : max(x + 16, 0)] = 255
     return frame
+
+
+def leave_and_return(scale: int = 1) -> Iterator[Frame]:
+    """The square goes out on the left by half of its side a frame, and is back clear of the border.
+
+    There the window around the sliver that was left of it does not reach. From the return on frames are larger.
+    """
+    for x in (52, 40, 28, 20, 12, 4, -4, -12, -20, -20):
+        yield square_frame(x)
+    for x in (20, 22, 24):
+        yield square_frame(x).repeat(scale, axis=0).repeat(scale, axis=1)
 
 
 def sides(backend: Scripted, share: float) -> tuple[float, float]:
@@ -101,6 +116,48 @@ def test_what_lies_beyond_the_border_is_no_part_of_a_size() -> None:
     boxes = [tracker.update(square_frame(0)).box for _ in range(20)]
     assert boxes[-1][0] == pytest.approx(0, abs=0.5)
     assert boxes[-1][2] == pytest.approx(24, rel=0.05)  # as far as it is seen on this side
+
+
+def test_a_target_that_left_is_looked_for_as_large_as_it_was_clear_of_the_border() -> None:
+    frames = list(leave_and_return())
+    tracker = Tracker(backend=Seeing(), config=HOLDING)
+    tracker.init(frames[0], BOX)
+    results = [tracker.update(frame) for frame in frames[1:]]
+    states = [result.state for result in results]
+    assert states == ["tracking"] * 7 + ["lost"] * 2 + ["tracking"] * 3
+    assert results[6].box == results[8].box == pytest.approx((0, 42, 4, 16), abs=0.3), "a sliver, held"
+    assert results[-1].box == pytest.approx((24, 42, 16, 16), abs=1)
+
+
+@pytest.mark.parametrize(
+    ("x", "states"),
+    [(2, ["lost", "lost", "tracking"]), (52, ["lost", "tracking", "tracking"])],
+    ids=["at the border", "in the midst"],
+)
+def test_at_the_border_a_lost_target_has_to_be_found_for_sure(x: int, states: list[str]) -> None:
+    rules = dataclasses.replace(HOLDING, lost_threshold=0.4, found_threshold=0.6)
+    tracker = Tracker(backend=Scripted([0.3, 0.5, 0.6]), config=rules)
+    tracker.init(grey_frame(100), (x, 42, 30, 16))
+    assert [tracker.update(grey_frame(100)).state for _ in range(3)] == states
+
+
+def test_a_target_in_the_midst_of_the_frame_is_looked_for_as_large_as_its_box() -> None:
+    backend = Scripted([0.9, 0.1], [0.45, 0.45, 0.55, 0.55])
+    tracker = Tracker(backend=backend, config=HOLDING)
+    tracker.init(grey_frame(100), BOX)
+    noise = np.random.default_rng(0).integers(0, 256, (100, 120, 3), dtype=np.uint8)
+    for _ in range(3):
+        tracker.update(noise)
+    assert tracker.box[2] < 10
+    np.testing.assert_array_equal(backend.crops[2], backend.crops[1])
+
+
+def test_a_target_that_left_is_found_in_frames_of_another_resolution() -> None:
+    frames = list(leave_and_return(scale=2))
+    tracker = Tracker(backend=Seeing(), config=HOLDING)
+    tracker.init(frames[0], BOX)
+    *_, last = (tracker.update(frame) for frame in frames[1:])
+    assert last == (pytest.approx((48, 84, 32, 32), abs=2), pytest.approx(0.9), "tracking")
 
 
 @pytest.mark.parametrize("share", [-0.1, 1.0, float("nan")])

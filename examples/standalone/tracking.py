@@ -29,6 +29,7 @@ class Tracker:
         x, y, w, h = box
         height, width = frame.shape[:2]
         self.box = np.clip([x, y, x + w, y + h], 0, [width, height, width, height])  # corners, from here on
+        self.clear_sides, self.has_left = self.box[2:] - self.box[:2], False
         self.template = self.online = self.candidate = self.cut_template(frame)
         self.num_frames, self.best_score = 0, -1.0
         self.cache = self.encode(self.template[None], self.online[None, None])
@@ -40,29 +41,37 @@ class Tracker:
         sides = true[2:] - true[:2]
         for log_scale, x, y in LOOKS if self.rules["size_calibration"] else ():
             middle, half = (true[:2] + true[2:]) / 2 + sides * (x, y), sides * math.exp(log_scale) / 2
-            self.box = np.concatenate([middle - half, middle + half])
-            box, _ = self.look(frame)
+            box, _ = self.look(frame, np.concatenate([middle - half, middle + half]))
             seen = box[2:] - box[:2]
             common = np.maximum(np.minimum(true[2:], box[2:]) - np.maximum(true[:2], box[:2]), 0).prod()
             if (seen > 0).all() and common / (sides.prod() + seen.prod() - common) >= 0.3:
                 errors.append(np.log(sides / seen))
-        self.box = true
         return np.clip(np.median(errors, axis=0), -0.7, 0.7) if errors else np.zeros(2)
 
-    def look(self, frame):
-        """The network's box in the frame, in a window around the box as it is, and its score."""
-        crop, origin, side = self.cut(frame, self.rules["search_factor"], self.model["search_px"])
+    def look(self, frame, around):
+        """The network's box in the frame, in a window around a box, and its score."""
+        crop, origin, side = self.cut(frame, around, self.rules["search_factor"], self.model["search_px"])
         box_unit, score = (np.asarray(output)[0] for output in self.search(crop[None], self.cache))
         return box_unit.astype(float) * side + np.tile(origin, 2), float(score)
 
     def update(self, frame):
         """The box (x, y, w, h) in the next frame, and the network's score."""
-        box, score = self.look(frame)
-        held = self.rules["hold_when_lost"] and score < self.rules["lost_threshold"]
+        box, score = self.look(frame, self.sought())
+        lost = score < max(self.rules["lost_threshold"], self.has_left * self.rules["found_threshold"])
+        held = lost and self.rules["hold_when_lost"]
         if not held:
             self.move(box, frame)
+        sides = self.box[2:] - self.box[:2]
+        clear = min(*self.box[:2] - 0.1 * sides, *frame.shape[1::-1] - self.box[2:] - 0.1 * sides) >= 0
+        self.has_left = held and not clear
+        self.clear_sides = sides if clear else self.clear_sides
         self.refresh_template(frame, 0.0 if held else score)
         return (*self.box[:2], *(self.box[2:] - self.box[:2])), score
+
+    def sought(self):
+        """The last box; of a target that was lost at the border, as large as it was when it last was clear of it."""
+        missing = np.maximum(self.clear_sides - (self.box[2:] - self.box[:2]), 0) * self.has_left
+        return self.box + np.concatenate([-missing, missing]) / 2
 
     def move(self, box, frame):
         """To a box in the frame, its size corrected, and a part of its change of size taken back."""
@@ -98,16 +107,18 @@ class Tracker:
 
     def cut_template(self, frame):
         """A square around the box, and the box brighter than what surrounds it, where the network wants that."""
-        crop, origin, side = self.cut(frame, self.rules["template_factor"], self.model["template_px"])
+        crop, origin, side = self.cut(
+            frame, self.box, self.rules["template_factor"], self.model["template_px"]
+        )
         middles = (np.arange(len(crop)) + 0.5) / len(crop)
         left, top, right, bottom = np.searchsorted(middles, (self.box - np.tile(origin, 2)) / side)
         marked = np.rint(crop * np.float32(self.model["template_surround"])).astype(np.uint8)
         marked[top:bottom, left:right] = crop[top:bottom, left:right]
         return marked
 
-    def cut(self, frame, factor, out_px):
-        """A square around the box, resized, black where it leaves the frame; its corner and side in the frame."""
-        x1, y1, x2, y2 = self.box
+    def cut(self, frame, around, factor, out_px):
+        """A square around a box, resized, black where it leaves the frame; its corner and side in the frame."""
+        x1, y1, x2, y2 = around
         side = max(math.ceil(math.sqrt((x2 - x1) * (y2 - y1)) * factor - 1e-9), 1)
         exact = np.array([x1 + 0.5 * (x2 - x1) - 0.5 * side, y1 + 0.5 * (y2 - y1) - 0.5 * side])
         published = self.rules[

@@ -111,6 +111,7 @@ class TrackerConfig:
     score_decay: float = 1.0  # the best score of the interval is multiplied by this every frame
     online_templates: int = 1
     lost_threshold: float = 0.5  # below this score the state is "lost"
+    found_threshold: float = 0.0  # a target that was lost at the border is found again from this score on
     min_side_px: float = 10.0  # the box never shrinks below this
     size_calibration: float = (
         0.0  # share of the first frame's error in width and height that is corrected from then on
@@ -165,6 +166,7 @@ _NEAR = dataclasses.replace(
     size_calibration=0.5,
     size_inertia=0.5,
     lost_threshold=0.4,
+    found_threshold=0.6,
     hold_when_lost=True,
 )
 _WIDE: dict[str, Any] = dict(dim=768, heads=12)

@@ -90,6 +90,15 @@ def clip(box_frame: Box, frame_size: tuple[int, int], min_side: float) -> Box:
     return np.concatenate([low, np.maximum(high, low + min_side)])
 
 
+def is_clear(box_frame: Box, frame_size: tuple[int, int], share: float) -> bool:
+    """Whether the box keeps clear of the frame's border, by this share of its own sides.
+
+    ``frame_size`` is (width, height).
+    """
+    least = share * (box_frame[2:] - box_frame[:2])
+    return bool((box_frame[:2] >= least).all() and (frame_size - box_frame[2:] >= least).all())
+
+
 def dim_around(crop: Crop, box_unit: Box, brightness: float) -> Crop:
     """The crop with its pixels outside the box darker by this factor; pixels are taken by their middles."""
     line = (np.arange(len(crop)) + 0.5) / len(crop)

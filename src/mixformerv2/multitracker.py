@@ -112,7 +112,7 @@ class MultiTracker:
         return {id: results[id] for id in self._targets}
 
     def _look(self, rgb: RgbFrame, num_online: int, targets: list[Target]) -> list[Result]:
-        windows = [target.window(target.box_frame) for target in targets]
+        windows = [target.window(target.sought_frame) for target in targets]
         side = self.backend.config.model.search_px
         crops = np.empty((len(windows), side, side, 3), np.uint8)
         for crop, window in zip(crops, windows, strict=True):

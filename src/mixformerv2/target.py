@@ -25,6 +25,7 @@ _LOOKS = ((0.0, 0.0, 0.0), (0.2, 0.3, 0.0), (-0.2, -0.3, 0.0), (0.1, 0.0, 0.3), 
 _MIN_IOU_OF_LOOK = 0.3
 _MAX_LOG_CORRECTION = 0.7
 _TINY_PX = 1e-6
+_NEAR_BORDER = 0.1  # of its sides: a box that is so near to the border may reach over it
 
 
 class TemplateMemory:
@@ -80,6 +81,8 @@ class Target:
         self._backend, self._config = backend, config
         self._frame_size = (rgb.shape[1], rgb.shape[0])
         self.box_frame = _inside(box, self._frame_size)
+        self._clear_sides = _sides(self.box_frame)  # when it last was clear of the border
+        self._has_left = False  # lost at the border, and waited for there
         self.memory = TemplateMemory(self._cut_template(rgb), config)
         self.size_factors: Float[np.ndarray, "2"] = np.ones(2)
         self._encode()
@@ -94,8 +97,21 @@ class Target:
         """The next frame, which may be the same picture at another resolution."""
         size = (rgb.shape[1], rgb.shape[0])
         if size != self._frame_size:
-            self.box_frame = self.box_frame * np.tile(np.divide(size, self._frame_size), 2)
+            factors = np.divide(size, self._frame_size)
+            self.box_frame = self.box_frame * np.tile(factors, 2)
+            self._clear_sides = self._clear_sides * factors
             self._frame_size = size
+
+    @property
+    def sought_frame(self) -> geometry.Box:
+        """What the target is looked for around: its last box.
+
+        What was last seen of a target that left over the border is a sliver: it is looked for there as large as it was
+        when it last was clear of the border.
+        """
+        if not self._has_left:
+            return self.box_frame
+        return geometry.rescale(self.box_frame, np.maximum(self._clear_sides / _sides(self.box_frame), 1.0))
 
     def window(self, around_frame: geometry.Box) -> CropWindow:
         """Where to look for the target around a box."""
@@ -111,12 +127,17 @@ class Target:
         """
         if not np.isfinite([*box_frame, score]).all():
             raise ValueError("the network answered with numbers that are not finite: its weights are damaged")
-        lost = score < self._config.lost_threshold
-        held = lost and self._config.hold_when_lost
+        config = self._config
+        lost = score < max(config.lost_threshold, config.found_threshold * self._has_left)
+        held = lost and config.hold_when_lost
         if not held:
-            min_side = min(self._config.min_side_px, *self._frame_size)
+            min_side = min(config.min_side_px, *self._frame_size)
             box_frame = self._at_its_size(geometry.rescale(box_frame, self.size_factors))
             self.box_frame = geometry.clip(box_frame, self._frame_size, min_side)
+        clear = geometry.is_clear(self.box_frame, self._frame_size, _NEAR_BORDER)
+        self._has_left = held and not clear
+        if clear:
+            self._clear_sides = _sides(self.box_frame)
         # The score of a box that was not taken says nothing of the one that was held.
         if self.memory.wants(score) and not held:
             self.memory.propose(self._cut_template(rgb), score)
@@ -133,10 +154,10 @@ class Target:
         """
         if not self._config.size_inertia:
             return box_frame
-        middle, half = (box_frame[:2] + box_frame[2:]) / 2, (box_frame[2:] - box_frame[:2]) / 2
+        middle, half = (box_frame[:2] + box_frame[2:]) / 2, _sides(box_frame) / 2
         half = np.maximum(half, _TINY_PX)
         visible = geometry.clip(np.concatenate([middle - half, middle + half]), self._frame_size, _TINY_PX)
-        last, now = (box[2:] - box[:2] for box in (self.box_frame, visible))
+        last, now = _sides(self.box_frame), _sides(visible)
         return geometry.rescale(visible, (last / now) ** self._config.size_inertia)
 
     def calibrate_size(self, look: Callable[[geometry.Box], geometry.Box]) -> None:
@@ -148,12 +169,12 @@ class Target:
         if not self._config.size_calibration:
             return
         true_frame, errors = self.box_frame, []
-        sides = true_frame[2:] - true_frame[:2]
+        sides = _sides(true_frame)
         for log_scale, x, y in _LOOKS:
             moved_frame = true_frame + np.tile(sides * (x, y), 2)
             box_frame = look(geometry.rescale(moved_frame, np.full(2, np.exp(log_scale))))
             if geometry.iou(box_frame, true_frame) >= _MIN_IOU_OF_LOOK:
-                errors.append(np.log(sides / (box_frame[2:] - box_frame[:2])))
+                errors.append(np.log(sides / _sides(box_frame)))
         error = np.median(errors, axis=0) if errors else np.zeros(2)
         correction = np.clip(error, -_MAX_LOG_CORRECTION, _MAX_LOG_CORRECTION)
         self.size_factors = np.exp(self._config.size_calibration * correction)
@@ -171,6 +192,10 @@ class Target:
     def _encode(self) -> None:
         online = np.stack(self.memory.online)
         self.cache = self._backend.encode_templates(self.memory.template[None], online[None])
+
+
+def _sides(box_frame: geometry.Box) -> Float[np.ndarray, "2"]:
+    return box_frame[2:] - box_frame[:2]
 
 
 def _inside(box: Any, frame_size: tuple[int, int]) -> geometry.Box:

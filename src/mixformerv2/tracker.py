@@ -98,7 +98,7 @@ class Tracker:
         if self.target is None:
             raise ValueError(_NOT_STARTED)
         self.target.enter(rgb)
-        return self.target.follow(rgb, *self._look(rgb, self.target, self.target.box_frame))
+        return self.target.follow(rgb, *self._look(rgb, self.target, self.target.sought_frame))
 
     def _look(self, rgb: RgbFrame, target: Target, around_frame: geometry.Box) -> tuple[geometry.Box, float]:
         """The network's box in the frame and its score, in a search window around a box."""

@@ -81,6 +81,8 @@ public:
         box = {within(x, frame.width), within(y, frame.height), within(x + w, frame.width), within(y + h, frame.height)};
         candidate = online = fixed = cut_template(frame);
         online_is_fixed = candidate_is_fixed = true;
+        clear_width = box.x2 - box.x1, clear_height = box.y2 - box.y1;
+        has_left = false;
         num_frames = 0;
         best_score = -1;
         encode_templates();
@@ -89,12 +91,17 @@ public:
 
     double update(const Image& frame) {  // the score; the box is in `box`
         double score;
-        const Box seen = look(frame, score);
-        const bool held = score < config.number("lost_threshold") && config.number("hold_when_lost");
+        const Box seen = look(frame, sought(), score);
+        const double threshold = std::max(config.number("lost_threshold"), has_left * config.number("found_threshold"));
+        const bool held = score < threshold && config.number("hold_when_lost");
         if (!held) {
             move(seen.x1, seen.x2, width_factor, frame.width, box.x1, box.x2);
             move(seen.y1, seen.y2, height_factor, frame.height, box.y1, box.y2);
         }
+        const double w = box.x2 - box.x1, h = box.y2 - box.y1;
+        const bool clear = std::min(box.x1, frame.width - box.x2) >= 0.1 * w && std::min(box.y1, frame.height - box.y2) >= 0.1 * h;
+        has_left = held && !clear;
+        if (clear) clear_width = w, clear_height = h;  // a box that is held is as large as before
         refresh_template(frame, held ? 0.0 : score);
         return score;
     }
@@ -102,6 +109,13 @@ public:
     Box box{};
 
 private:
+    // The last box; that of a target that was lost at the border as large as it was when it last was clear of it.
+    Box sought() const {
+        if (!has_left) return box;
+        const double x = std::max(clear_width - box.x2 + box.x1, 0.0) / 2, y = std::max(clear_height - box.y2 + box.y1, 0.0) / 2;
+        return {box.x1 - x, box.y1 - y, box.x2 + x, box.y2 + y};
+    }
+
     // A side of the box to what was seen: its length corrected, and a part of its change taken back.
     void move(double from, double to, double factor, double end, double& low, double& high) const {
         const double last = high - low, inertia = config.number("size_inertia");
@@ -122,9 +136,9 @@ private:
         high = std::max(std::min(std::max(middle + length / 2, least), end), low + least);
     }
 
-    // The network's box in the frame, in a window around the box as it is.
-    Box look(const Image& frame, double& score) {
-        const Window window = around(config.number("search_factor"));
+    // The network's box in the frame, in a window around a box.
+    Box look(const Image& frame, const Box& sought, double& score) {
+        const Window window = around(sought, config.number("search_factor"));
         ov::Tensor crop = searcher.get_input_tensor(0);
         cut(frame, window, int(crop.get_shape()[1]), crop.data<uint8_t>());
         searcher.infer();
@@ -141,15 +155,15 @@ private:
         if (share == 0) return;
         // How much larger the window is (logarithm), where the target lies in it (in its sides).
         const double looks[5][3] = {{0, 0, 0}, {0.2, 0.3, 0}, {-0.2, -0.3, 0}, {0.1, 0, 0.3}, {-0.1, 0, -0.3}};
-        const Box is = box;
+        const Box& is = box;
         const double w = is.x2 - is.x1, h = is.y2 - is.y1;
         std::vector<double> widths, heights;
         for (const auto& [log_scale, x, y] : looks) {
             const double grown = std::exp(log_scale) / 2;
             const double middle_x = (is.x1 + is.x2) / 2 + w * x, middle_y = (is.y1 + is.y2) / 2 + h * y;
-            box = {middle_x - w * grown, middle_y - h * grown, middle_x + w * grown, middle_y + h * grown};
+            const Box moved{middle_x - w * grown, middle_y - h * grown, middle_x + w * grown, middle_y + h * grown};
             double score;
-            const Box seen = look(frame, score);
+            const Box seen = look(frame, moved, score);
             const double seen_w = seen.x2 - seen.x1, seen_h = seen.y2 - seen.y1;
             const double common = std::max(std::min(is.x2, seen.x2) - std::max(is.x1, seen.x1), 0.0) *
                                   std::max(std::min(is.y2, seen.y2) - std::max(is.y1, seen.y1), 0.0);
@@ -157,7 +171,6 @@ private:
             widths.push_back(std::log(w / seen_w));
             heights.push_back(std::log(h / seen_h));
         }
-        box = is;
         const auto factor = [&](std::vector<double>& errors) {
             if (errors.empty()) return 1.0;
             std::sort(errors.begin(), errors.end());
@@ -197,7 +210,7 @@ private:
     std::vector<uint8_t> cut_template(const Image& frame) const {
         const int px = config.number("template_px");
         std::vector<uint8_t> crop(3 * px * px);
-        const Window window = around(config.number("template_factor"));
+        const Window window = around(box, config.number("template_factor"));
         cut(frame, window, px, crop.data());
         // The box is brighter than what surrounds it, where the network wants that.
         const auto between = [&](int pixel, double from, double to) {
@@ -214,7 +227,7 @@ private:
         return crop;
     }
 
-    Window around(double factor) const {
+    Window around(const Box& box, double factor) const {
         const double w = box.x2 - box.x1, h = box.y2 - box.y1;
         const int side = std::max(int(std::ceil(std::sqrt(w * h) * factor - 1e-9)), 1);
         const double x = box.x1 + 0.5 * w - 0.5 * side, y = box.y1 + 0.5 * h - 0.5 * side;
@@ -264,7 +277,8 @@ private:
     std::vector<uint8_t> fixed, online, candidate;
     bool online_is_fixed = true, candidate_is_fixed = true;
     int num_frames = 0;
-    double best_score = -1, width_factor = 1, height_factor = 1;
+    bool has_left = false;
+    double clear_width = 0, clear_height = 0, best_score = -1, width_factor = 1, height_factor = 1;
 };
 
 int main(int argc, char** argv) try {
