@@ -26,18 +26,12 @@ from mixformerv2.data.datasets import open_datasets
 from mixformerv2.data.sequence import Sequence
 
 STRETCHES = 8  # of a sequence
-BEFORE, PAN, OUT, AFTER = (
-    10,
-    15,
-    15,
-    25,
-)  # frames in sight, of the pan away and of that back, out of sight, in sight again
+# Frames in sight, of the pan away and of that back, out of sight, and in sight again.
+BEFORE, PAN, OUT, AFTER = 10, 15, 15, 25
 JUDGED = 10  # of the last frames
 FRAMES = BEFORE + PAN + OUT + PAN + AFTER
-_ROOM, _BEYOND = (
-    0.6,
-    0.3,
-)  # of the target's side: how far the border is from it before, and beyond it while it is out
+# In sides of the target: how far the border is from it before, and beyond it while it is out.
+_ROOM, _BEYOND = 0.6, 0.3
 _SHARE = 0.7  # of the frame, that the view is wide or high, at most
 
 
