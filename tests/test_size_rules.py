@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,9 +12,10 @@ from test_tracker import BOX, RULES, Frame, Located, Scripted, Seeing, grey_fram
 
 from mixformerv2.config import TrackerConfig
 from mixformerv2.geometry import rescale
+from mixformerv2.multitracker import MultiTracker
 from mixformerv2.tracker import Tracker
 
-HOLDING = dataclasses.replace(RULES, hold_when_lost=True, lost_threshold=0.5)
+HOLDING = dataclasses.replace(RULES, hold_when_lost=True, lost_threshold=0.4, found_threshold=0.6)
 
 
 class Misjudging(Seeing):
@@ -135,8 +137,7 @@ def test_a_target_that_left_is_looked_for_as_large_as_it_was_clear_of_the_border
     ids=["at the border", "in the midst"],
 )
 def test_at_the_border_a_lost_target_has_to_be_found_for_sure(x: int, states: list[str]) -> None:
-    rules = dataclasses.replace(HOLDING, lost_threshold=0.4, found_threshold=0.6)
-    tracker = Tracker(backend=Scripted([0.3, 0.5, 0.6]), config=rules)
+    tracker = Tracker(backend=Scripted([0.3, 0.5, 0.6]), config=HOLDING)
     tracker.init(grey_frame(100), (x, 42, 30, 16))
     assert [tracker.update(grey_frame(100)).state for _ in range(3)] == states
 
@@ -158,6 +159,29 @@ def test_a_target_that_left_is_found_in_frames_of_another_resolution() -> None:
     tracker.init(frames[0], BOX)
     *_, last = (tracker.update(frame) for frame in frames[1:])
     assert last == (pytest.approx((48, 84, 32, 32), abs=2), pytest.approx(0.9), "tracking")
+
+
+def test_without_a_threshold_of_its_own_the_border_is_a_place_like_any_other() -> None:
+    frames = list(leave_and_return())
+    tracker = Tracker(backend=Seeing(), config=dataclasses.replace(HOLDING, found_threshold=0.0))
+    tracker.init(frames[0], BOX)
+    *_, last = (tracker.update(frame) for frame in frames[1:])
+    assert last.state == "lost"
+
+
+class Stacking(Seeing):
+    """For one target of many."""
+
+    def stack(self, caches: Any) -> Any:
+        return caches[0]
+
+
+def test_of_many_targets_each_is_waited_for_as_a_single_one() -> None:
+    frames = list(leave_and_return())
+    one, many = (kind(backend=Stacking(), config=HOLDING) for kind in (Tracker, MultiTracker))
+    one.init(frames[0], BOX)
+    id = many.add(frames[0], BOX)
+    assert [many.update(frame)[id] for frame in frames[1:]] == [one.update(frame) for frame in frames[1:]]
 
 
 @pytest.mark.parametrize("share", [-0.1, 1.0, float("nan")])

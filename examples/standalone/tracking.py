@@ -63,7 +63,7 @@ class Tracker:
             self.move(box, frame)
         sides = self.box[2:] - self.box[:2]
         clear = min(*self.box[:2] - 0.1 * sides, *frame.shape[1::-1] - self.box[2:] - 0.1 * sides) >= 0
-        self.has_left = held and not clear
+        self.has_left = held and not clear and self.rules["found_threshold"] > 0
         self.clear_sides = sides if clear else self.clear_sides
         self.refresh_template(frame, 0.0 if held else score)
         return (*self.box[:2], *(self.box[2:] - self.box[:2])), score

@@ -111,7 +111,8 @@ class TrackerConfig:
     score_decay: float = 1.0  # the best score of the interval is multiplied by this every frame
     online_templates: int = 1
     lost_threshold: float = 0.5  # below this score the state is "lost"
-    found_threshold: float = 0.0  # a target that is held at the border is found again from this score on
+    # One that is held at the border is sought in a larger window, and found from this score on; 0: as any other.
+    found_threshold: float = 0.0
     min_side_px: float = 10.0  # the box never shrinks below this
     size_calibration: float = (
         0.0  # share of the first frame's error in width and height that is corrected from then on

@@ -135,7 +135,7 @@ class Target:
             box_frame = self._at_its_size(geometry.rescale(box_frame, self.size_factors))
             self.box_frame = geometry.clip(box_frame, self._frame_size, min_side)
         clear = geometry.is_clear(self.box_frame, self._frame_size, _NEAR_BORDER)
-        self._has_left = held and not clear
+        self._has_left = held and not clear and config.found_threshold > 0
         if clear:
             self._clear_sides = _sides(self.box_frame)
         # The score of a box that was not taken says nothing of the one that was held.

@@ -100,7 +100,7 @@ public:
         }
         const double w = box.x2 - box.x1, h = box.y2 - box.y1;
         const bool clear = std::min(box.x1, frame.width - box.x2) >= 0.1 * w && std::min(box.y1, frame.height - box.y2) >= 0.1 * h;
-        has_left = held && !clear;
+        has_left = held && !clear && config.number("found_threshold") > 0;
         if (clear) clear_width = w, clear_height = h;  // a box that is held is as large as before
         refresh_template(frame, held ? 0.0 : score);
         return score;
