@@ -106,13 +106,14 @@ def main() -> None:
     sequences = [sequence for dataset in open_datasets(given.root).values() for sequence in dataset]
     table = Table("model", "passes", "found again", "overlap at the end", "least often found")
     for model in given.models:
-        tracker, found = Tracker(model, precision=given.precision), {}
+        tracker, found = Tracker(model, precision=given.precision), []
         tracker.config = dataclasses.replace(tracker.config, **rules)
         for sequence in sequences:
             ends = [follow(tracker, sequence, pan) for pan in pans(sequence)]
-            found[sequence.name] = np.array([end for end in ends if end is not None])
-        every = np.concatenate([*found.values()])
-        shares = sorted((np.mean(one > 0.4), name, len(one)) for name, one in found.items() if len(one))
+            found.append(np.array([end for end in ends if end is not None]))
+        every = np.concatenate(found)
+        named = zip([sequence.name for sequence in sequences], found, strict=True)
+        shares = sorted((np.mean(one > 0.4), name, len(one)) for name, one in named if len(one))
         worst = ", ".join(f"{name} {share:.2f} of {count}" for share, name, count in shares[:4])
         table.add_row(model, str(len(every)), f"{np.mean(every > 0.4):.3f}", f"{every.mean():.3f}", worst)
     Console(soft_wrap=True).print(table)

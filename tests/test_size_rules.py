@@ -8,11 +8,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from test_tracker import BOX, RULES, Frame, Located, Scripted, Seeing, grey_frame
+from test_tracker import BOX, RULES, Frame, Located, Scripted, Seeing, grey_frame, noise_frame
 
 from mixformerv2.config import TrackerConfig
 from mixformerv2.geometry import rescale
 from mixformerv2.multitracker import MultiTracker
+from mixformerv2.results import Result
 from mixformerv2.tracker import Tracker
 
 HOLDING = dataclasses.replace(RULES, hold_when_lost=True, lost_threshold=0.4, found_threshold=0.6)
@@ -48,6 +49,13 @@ def leave_and_return(scale: int = 1) -> Iterator[Frame]:
         yield square_frame(x)
     for x in (20, 22, 24):
         yield square_frame(x).repeat(scale, axis=0).repeat(scale, axis=1)
+
+
+def followed(frames: Iterator[Frame], **rules: Any) -> list[Result]:
+    """From the square in the first frame on."""
+    tracker = Tracker(backend=Seeing(), config=dataclasses.replace(HOLDING, **rules))
+    tracker.init(next(frames), BOX)
+    return [tracker.update(frame) for frame in frames]
 
 
 def sides(backend: Scripted, share: float) -> tuple[float, float]:
@@ -121,10 +129,7 @@ def test_what_lies_beyond_the_border_is_no_part_of_a_size() -> None:
 
 
 def test_a_target_that_left_is_looked_for_as_large_as_it_was_clear_of_the_border() -> None:
-    frames = list(leave_and_return())
-    tracker = Tracker(backend=Seeing(), config=HOLDING)
-    tracker.init(frames[0], BOX)
-    results = [tracker.update(frame) for frame in frames[1:]]
+    results = followed(leave_and_return())
     states = [result.state for result in results]
     assert states == ["tracking"] * 7 + ["lost"] * 2 + ["tracking"] * 3
     assert results[6].box == results[8].box == pytest.approx((0, 42, 4, 16), abs=0.3), "a sliver, held"
@@ -146,27 +151,19 @@ def test_a_target_in_the_midst_of_the_frame_is_looked_for_as_large_as_its_box() 
     backend = Scripted([0.9, 0.1], [0.45, 0.45, 0.55, 0.55])
     tracker = Tracker(backend=backend, config=HOLDING)
     tracker.init(grey_frame(100), BOX)
-    noise = np.random.default_rng(0).integers(0, 256, (100, 120, 3), dtype=np.uint8)
     for _ in range(3):
-        tracker.update(noise)
+        tracker.update(noise_frame())
     assert tracker.box[2] < 10
     np.testing.assert_array_equal(backend.crops[2], backend.crops[1])
 
 
 def test_a_target_that_left_is_found_in_frames_of_another_resolution() -> None:
-    frames = list(leave_and_return(scale=2))
-    tracker = Tracker(backend=Seeing(), config=HOLDING)
-    tracker.init(frames[0], BOX)
-    *_, last = (tracker.update(frame) for frame in frames[1:])
+    last = followed(leave_and_return(scale=2))[-1]
     assert last == (pytest.approx((48, 84, 32, 32), abs=2), pytest.approx(0.9), "tracking")
 
 
 def test_without_a_threshold_of_its_own_the_border_is_a_place_like_any_other() -> None:
-    frames = list(leave_and_return())
-    tracker = Tracker(backend=Seeing(), config=dataclasses.replace(HOLDING, found_threshold=0.0))
-    tracker.init(frames[0], BOX)
-    *_, last = (tracker.update(frame) for frame in frames[1:])
-    assert last.state == "lost"
+    assert followed(leave_and_return(), found_threshold=0.0)[-1].state == "lost"
 
 
 class Stacking(Seeing):
