@@ -15,9 +15,11 @@ import pytest
 import training
 
 from mixformerv2.config import Config
+from mixformerv2.distill.targets import default_feature_layers
 from mixformerv2.train import ablations, stages
 from mixformerv2.train.ablations import QUESTIONS, RECIPES, ROWS, SAMPLES, TABLES, Row, Table
 from mixformerv2.train.settings import as_plain, override
+from mixformerv2.train.shipped import tiny_from_compact
 
 HERE = Path(__file__).parents[1] / "benchmarks" / "ablations"
 
@@ -76,6 +78,24 @@ def test_a_seed_is_of_a_rows_own_stages_and_teachers_are_shared() -> None:
     assert (fade.name, after.start, after.teacher) == ("eight-fade-short.fade.seed-2", fade.name, "sparse")
     assert {stage.seed for stage in third.stages[2:]} == {2}
     assert [stage.seed for stage in ROWS["sparse"].recipe(seed=1).stages] == [0, 1]
+
+
+def test_blocks_that_stay_are_compared_with_what_the_next_one_left_is_to_begin_with() -> None:
+    fade, after = ROWS["depth-4"].stages
+    assert (fade.start, fade.teacher, fade.remove) == ("compact", "compact", (1, 2, 3, 5))
+    assert fade.feature_layers == ((0, 3), (4, 5), (6, 6), (7, 7))
+    assert (after.start, after.teacher) == ("depth-4.fade", "compact")
+    assert after.feature_layers == tiny_from_compact().stages[-1].feature_layers
+    evenly, rest = ROWS["half-fade-long"].stages
+    assert evenly.remove == (0, 2, 4, 6) and rest.feature_layers == default_feature_layers(4, 8)
+
+
+def test_a_row_from_scratch_or_from_labels_has_no_teacher() -> None:
+    for name, start in (("half-scratch", "vit-s"), ("half-skipped", "compact")):
+        (stage,) = ROWS[name].stages
+        assert (stage.start, stage.teacher, stage.losses.of_teacher) == (start, None, False)
+    (logits,) = ROWS["half-logits"].stages
+    assert logits.losses.divergence and not logits.losses.features and logits.feature_layers == ()
 
 
 def test_a_shorter_run_is_shorter_in_everything() -> None:

@@ -52,7 +52,7 @@ _LONGER = dataclasses.replace(
     ),
 )
 # Templates of the tracker's own that mark its box as wrong as it may become: what the box is, is for the first to say.
-_WARY = dataclasses.replace(
+WARY = dataclasses.replace(
     _LONGER,
     views=dataclasses.replace(
         _LONGER.views, online_scale_jitter=0.35, online_deviation=0.2, online_aspect_jitter=0.25
@@ -61,9 +61,9 @@ _WARY = dataclasses.replace(
 # Stills are stiff, and divers bend: targets turn further and change their form, and their boxes follow. Where the
 # target has been, and where it never was, is nothing that scores.
 _PLIANT = dataclasses.replace(
-    _WARY,
-    sample=dataclasses.replace(_WARY.sample, away_share=0.08),
-    views=dataclasses.replace(_WARY.views, rotation_deg=25.0, aspect_jitter=0.2, bend_share=0.5),
+    WARY,
+    sample=dataclasses.replace(WARY.sample, away_share=0.08),
+    views=dataclasses.replace(WARY.views, rotation_deg=25.0, aspect_jitter=0.2, bend_share=0.5),
 )
 _LATER_LOSSES = dataclasses.replace(_FIRST_LOSSES, giou=2.0)
 _JUDGING_LOSSES = dataclasses.replace(_LATER_LOSSES, score=0.0, overlap=0.5)
@@ -138,7 +138,7 @@ def compact_from_labels() -> Recipe:
                 96_000,
                 "longer",
                 frozen_blocks=4,
-                data=_WARY,
+                data=WARY,
                 losses=_JUDGING_LOSSES,
                 optim=slower,
             ),
@@ -206,7 +206,7 @@ def tiny_from_compact() -> Recipe:
                 8,
                 start="settled",
                 feature_layers=layers,
-                data=_WARY,
+                data=WARY,
                 losses=losses,
                 optim=dataclasses.replace(
                     optim,
@@ -227,7 +227,7 @@ def tiny_from_compact() -> Recipe:
                 start="again",
                 feature_layers=layers,
                 frozen_embedding=True,
-                data=_WARY,
+                data=WARY,
                 losses=losses,
                 optim=dataclasses.replace(
                     optim, trunk_lr=7e-5, fresh_lr=1e-4, warmup_samples=3_200, **_FALLING

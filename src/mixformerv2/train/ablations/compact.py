@@ -1,0 +1,84 @@
+"""The shipped ``compact``, made cheaper: question 4, and a part of question 3. All of its blocks are trained."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from mixformerv2.config import preset
+from mixformerv2.train.ablations.row import BATCH, DATA, Row, Table, losses_of, names_of
+from mixformerv2.train.ablations.shrinking import Origin
+from mixformerv2.train.optim import OptimConfig
+from mixformerv2.train.shipped import WARY
+
+_TARGET = preset("compact")
+_COMPACT = Origin(
+    "compact",
+    _TARGET,
+    labels=losses_of(_TARGET.model, score=0.0, overlap=0.5),
+    settings={
+        "data": dataclasses.replace(
+            WARY,
+            sample=dataclasses.replace(
+                WARY.sample, weights=DATA.sample.weights, held_out=DATA.sample.held_out
+            ),
+        ),
+        "batch": BATCH,
+        "optim": OptimConfig(
+            lr=2e-4,
+            trunk_lr=7e-5,
+            fresh_lr=1e-4,
+            clip_norm=1.0,
+            warmup_samples=3_200,
+            schedule="linear",
+            decay_share=1.0,
+        ),
+    },
+    at_once={"frozen_embedding": True},
+)
+_MLP = tuple(
+    _COMPACT.taught(f"mlp-{ratio:g}", f"MLP ratio {ratio:g}", mlp_ratio=ratio)
+    for ratio in (4.0, 2.0, 1.0, 0.5)
+)
+# The blocks that are missed least, as measured for `tiny-from-compact`; of the last three the first, the middle and
+# the end.
+_FADE = "blocks fade over half of the samples"
+_DEPTH = (
+    _COMPACT.faded("depth-6", f"6 blocks: two {_FADE}, those missed least", 0.5, (1, 2)),
+    _COMPACT.faded("depth-4", f"4 blocks: four {_FADE}, those missed least", 0.5, (1, 2, 3, 5)),
+    _COMPACT.faded("depth-3", f"3 blocks: five {_FADE}", 0.5, (1, 2, 3, 5, 6)),
+)
+_HALF = _COMPACT.in_each_way("half", 4)
+_VIA_SIX = _COMPACT.student(
+    *("half-via-six", _COMPACT.features, {"depth": 4}),
+    start="depth-6",
+    teacher="depth-6",
+    teacher_depth=6,
+)
+ROWS = (
+    *_MLP,
+    *_DEPTH,
+    *_HALF,
+    Row(
+        "half-via-six",
+        "as half-features, started from and taught by the six blocks of depth-6",
+        (*_DEPTH[0].stages, _VIA_SIX),
+    ),
+)
+_HAS_SEEN = (
+    "Every row starts from the shipped `compact`, which has learned from the sequences held out here, too."
+)
+TABLES = (
+    Table(
+        *("compact-to-four", 3, "From the eight blocks of compact to four"),
+        (*names_of(_HALF), "depth-4", "half-via-six"),
+        note=f"{_HAS_SEEN} All but the scratch row, that is.",
+    ),
+    Table(
+        *("mlp", 4, "MLP ratio", names_of(_MLP)),
+        note=f"{_HAS_SEEN} It teaches all of them, `mlp-4` among them, which has its own sizes.",
+    ),
+    Table(
+        *("depth", 4, "Depth", ("mlp-4", *names_of(_DEPTH))),
+        note="`mlp-4` has the eight blocks of `compact`; what twelve cost is in the tables of question 3.",
+    ),
+)
