@@ -10,6 +10,7 @@ import pytest
 from command_line import Run
 
 from mixformerv2.bench import doctor
+from mixformerv2.runtime import cpu
 from mixformerv2.runtime.backend import open_backend, shipped_models
 from mixformerv2.runtime.openvino import core
 
@@ -43,7 +44,7 @@ def test_a_runtime_that_cannot_be_loaded_is_told(run: Run, monkeypatch: pytest.M
 
 
 def test_an_older_processor_is_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(doctor, "features", lambda: ["avx2"])
+    monkeypatch.setattr(cpu, "instructions", lambda: ("avx2",))
     monkeypatch.setattr("mixformerv2.runtime.openvino.precisions", lambda _: ("f32", "int8"))
     found = doctor.diagnose()
     assert found.instruction_sets == dict(avx2=True, avx512=False, vnni=False, bf16=False, amx=False)

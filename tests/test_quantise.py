@@ -19,7 +19,15 @@ from mixformerv2.evaluate.calibration import examples, spread
 from mixformerv2.evaluate.spec import describe, parse
 from mixformerv2.model import checkpoint
 from mixformerv2.model.network import build
-from mixformerv2.runtime.backend import INT8_GRAPH, INT8_WEIGHTS, SEARCH_GRAPH, WEIGHTS_FILE, open_backend
+from mixformerv2.runtime import cpu
+from mixformerv2.runtime.backend import (
+    INT8_GRAPH,
+    INT8_WEIGHTS,
+    SEARCH_GRAPH,
+    WEIGHTS_FILE,
+    open_backend,
+    shipped_models,
+)
 from mixformerv2.runtime.export import export
 from mixformerv2.runtime.quantise import QuantiseConfig, quantise
 
@@ -106,6 +114,29 @@ def test_the_verb_makes_what_int8_runs(run: Run, made: Path, tmp_path: Path) -> 
     weights.write_bytes(content)
     with pytest.raises(ValueError, match=f"{INT8_GRAPH} was made of other weights .*quantise .* --overwrite"):
         open_backend(tmp_path / "model", precision="int8")
+
+
+def test_auto_is_int8_where_the_processor_is_made_for_it_and_the_graph_is_of_these_weights(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = Path(shutil.copytree(shipped_models()["tiny"].parent, tmp_path / "tiny"))
+
+    def taken() -> str:
+        return open_backend(folder).precision
+
+    monkeypatch.setattr(cpu, "instructions", lambda: ("avx2", "avx512f"))
+    floating = taken()
+    assert floating in ("f32", "bf16", "f16")
+    for name in ("avx_vnni", "avx512_vnni", "amx_int8"):
+        monkeypatch.setattr(cpu, "instructions", lambda name=name: (name,))
+        assert taken() == "int8"
+    weights = folder / WEIGHTS_FILE
+    content = bytearray(weights.read_bytes())
+    content[-1] ^= 1
+    weights.write_bytes(content)
+    assert taken() == floating
+    (folder / INT8_GRAPH).unlink()
+    assert taken() == floating
 
 
 @NEEDS_NNCF

@@ -7,10 +7,10 @@ import shutil
 from dataclasses import dataclass
 from importlib import import_module
 
-from mixformerv2.bench.machine import features, version
+from mixformerv2.bench.machine import version
 from mixformerv2.evaluate.execute import processor, usable_cores
-from mixformerv2.runtime import compiled
-from mixformerv2.runtime.backend import BACKENDS, INT8_GRAPH, shipped_models
+from mixformerv2.runtime import compiled, cpu
+from mixformerv2.runtime.backend import BACKENDS, INT8_GRAPH, find_weights, shipped_models
 
 PACKAGES = ("mixformerv2", "numpy", "opencv-python-headless", "av", *BACKENDS, "nncf")
 
@@ -53,14 +53,13 @@ def diagnose() -> Diagnosis:
 
     Raises ImportError where OpenVINO itself cannot be loaded.
     """
-    from mixformerv2.runtime.openvino import available, narrow
+    from mixformerv2.runtime.openvino import automatic, available
 
     devices, precisions = available()
     instruction_sets = _instruction_sets()
     versions = {"python": platform.python_version()} | {package: version(package) for package in PACKAGES}
-    choices = [
-        Choice(name, "openvino", narrow(precisions), _why(narrow(precisions))) for name in shipped_models()
-    ]
+    taken = {name: automatic(weights.parent, "CPU") for name, weights in shipped_models().items()}
+    choices = [Choice(name, "openvino", precision, _why(precision)) for name, precision in taken.items()]
     found, broken = {"openvino": devices}, {}
     for backend in ("onnxruntime", "torch"):
         if versions[backend]:
@@ -79,35 +78,41 @@ def diagnose() -> Diagnosis:
         precisions=list(precisions),
         cache=None if place is None else str(place),
         choices=choices,
-        faster=_faster(found, instruction_sets, bool(versions["nncf"])),
+        faster=_faster(found, instruction_sets, choices, bool(versions["nncf"])),
     )
 
 
 def _instruction_sets() -> dict[str, bool] | None:
-    there = set(features())
+    there = set(cpu.instructions())
     return {name: not there.isdisjoint(called) for name, called in _FLAGS.items()} if there else None
 
 
 def _why(precision: str) -> str:
-    short = f"this CPU computes in {precision}, in less time than in f32"
-    return "its graphs are there, and OpenVINO needs no torch; " + (
-        short if precision != "f32" else "this CPU has no arithmetic shorter than f32"
-    )
+    reasons = {
+        "int8": "it has a graph in int8, and this CPU has instructions for that",
+        "f32": "this CPU has no arithmetic shorter than f32",
+    }
+    shorter = f"this CPU computes in {precision}, in less time than in f32"
+    return f"its graphs are there, and OpenVINO needs no torch; {reasons.get(precision, shorter)}"
 
 
 def _faster(
-    devices: dict[str, list[str]], instruction_sets: dict[str, bool] | None, can_quantise: bool
+    devices: dict[str, list[str]],
+    instruction_sets: dict[str, bool] | None,
+    choices: list[Choice],
+    can_quantise: bool,
 ) -> list[str]:
     advice = []
     if instruction_sets is None or instruction_sets["vnni"]:
-        for name, weights in shipped_models().items():
-            if (weights.parent / INT8_GRAPH).is_file():
-                advice.append(f"{name} in int8, for a little accuracy: --model {name} --precision int8")
+        for name in (choice.model for choice in choices if choice.precision != "int8"):
+            if (find_weights(name).parent / INT8_GRAPH).is_file():
+                advice.append(
+                    f"{name} in int8, where the processor is made for it: --model {name} --precision int8"
+                )
             else:
                 first = "" if can_quantise else "pip install 'mixformerv2[int8]', then "
                 advice.append(
-                    f"{name} in int8, for a little accuracy: {first}"
-                    f"mixformerv2 quantise {name} --calibrate VIDEO --box x,y,w,h"
+                    f"{name} in int8: {first}mixformerv2 quantise {name} --calibrate VIDEO --box x,y,w,h"
                 )
     others = [device for device in devices["openvino"] if device != "CPU"]
     advice += [f"the device {device} of OpenVINO, not measured by us: --device {device}" for device in others]

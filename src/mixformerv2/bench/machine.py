@@ -7,27 +7,11 @@ import importlib.util
 import os
 import platform
 from collections.abc import Iterable
-from contextlib import suppress
-from pathlib import Path
 from typing import Any
 
 from mixformerv2.evaluate.execute import processor, usable_cores
+from mixformerv2.runtime import cpu
 
-# Instructions that decide how fast a network runs: names as Linux has them, x86 and Arm.
-_FEATURES = (
-    *(
-        "avx2",
-        "avx_vnni",
-        "avx512f",
-        "avx512_vnni",
-        "avx512_bf16",
-        "avx512_fp16",
-        "amx_tile",
-        "amx_bf16",
-        "amx_int8",
-    ),
-    *("asimd", "asimddp", "sve", "i8mm", "bf16"),
-)
 _PACKAGES = {"openvino": "openvino", "onnxruntime": "onnxruntime", "torch": "torch", "reference": "torch"}
 
 
@@ -45,7 +29,7 @@ def describe_machine(device: str, backends: Iterable[str], load_before: float | 
 
     return {
         "processor": processor(),
-        "features": features(),
+        "features": list(cpu.instructions()),
         "cores": usable_cores(),
         "load_before": load_before,
         "gpu": _gpu(device),
@@ -61,16 +45,6 @@ def version(package: str) -> str | None:
     except importlib.metadata.PackageNotFoundError:
         # Built from source, or under another name such as onnxruntime-gpu.
         return "of unknown version" if importlib.util.find_spec(package.replace("-", "_")) else None
-
-
-def features() -> list[str]:
-    """Empty where the system does not say."""
-    flags: set[str] = set()
-    with suppress(OSError):
-        for line in Path("/proc/cpuinfo").read_text("utf-8", "replace").splitlines():
-            if line.split(":")[0].strip() in ("flags", "Features"):
-                flags.update(line.partition(":")[2].split())
-    return [feature for feature in _FEATURES if feature in flags]
 
 
 def _gpu(device: str) -> str | None:

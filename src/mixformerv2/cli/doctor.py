@@ -74,7 +74,9 @@ def quantise(
         write_json(asdict(made) | {"examples": len(seen)})
     off = f"sides {made.mean_drift:.4f} of the crop off f32, {made.worst_drift:.4f} at worst"
     kept = f"in floating point {_words(made.in_floating_point)}"
-    say(f"{folder / INT8_GRAPH}: {off}; {kept}; track with --precision int8")
+    say(
+        f"{folder / INT8_GRAPH}: {off}; {kept}; --precision int8 takes it, and auto where the processor is made for it"
+    )
 
 
 def _lines(found: Diagnosis) -> list[str]:

@@ -75,7 +75,8 @@ def open_backend(
     """Loads a model into a runtime.
 
     ``model`` is a shipped name, a folder made by ``mixformerv2 export``, or a ``.safetensors`` checkpoint.
-    ``auto`` takes OpenVINO where the exported graphs are there, else torch.
+    ``auto`` takes OpenVINO where the exported graphs are there, else torch, and the fastest precision that is made for
+    this machine: int8 only where the model has that graph.
     Raises ValueError for an unknown name, FileNotFoundError for a path without a model, ModuleNotFoundError for a
     runtime that is not installed.
     """

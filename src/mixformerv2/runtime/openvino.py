@@ -13,7 +13,7 @@ import numpy as np
 import openvino as ov
 from jaxtyping import UInt8
 
-from mixformerv2.runtime import compiled
+from mixformerv2.runtime import compiled, cpu
 from mixformerv2.runtime.backend import (
     ENCODE_GRAPH,
     INT8_GRAPH,
@@ -76,14 +76,32 @@ def available() -> tuple[list[str], tuple[str, ...]]:
     return list(core().available_devices), precisions("CPU")
 
 
-def narrow(there: tuple[str, ...]) -> str:
-    """The fastest of them that needs no model of its own."""
-    return next((name for name in ("bf16", "f16") if name in there), "f32")
+def automatic(folder: Path, device: str) -> str:
+    """The fastest precision of a model: int8 where the processor is made for it and the folder has that graph."""
+    has_int8 = device == "CPU" and cpu.is_made_for_int8() and (folder / INT8_GRAPH).is_file()
+    if has_int8 and is_of(_read(folder / INT8_GRAPH), folder / WEIGHTS_FILE):
+        return "int8"
+    return floating_precision("int8", device)
 
 
 def floating_precision(precision: str, device: str) -> str:
-    """In which everything is computed that is not in int8."""
-    return narrow(precisions(device)) if precision == "int8" else precision
+    """In which everything is computed that is not in int8: of int8 the fastest that the device has."""
+    if precision != "int8":
+        return precision
+    return next((name for name in ("bf16", "f16") if name in precisions(device)), "f32")
+
+
+def is_of(int8_graph: ov.Model, weights: Path) -> bool:
+    """Whether the graph was made of these weights."""
+    made_of = int8_graph.get_rt_info(MADE_OF).value if int8_graph.has_rt_info(MADE_OF) else None
+    return made_of == compiled.digest([weights])
+
+
+def _read(graph: Path) -> ov.Model:
+    try:
+        return core().read_model(graph)
+    except RuntimeError:
+        raise ValueError(damaged(graph)) from None
 
 
 class OpenVINOBackend:
@@ -92,8 +110,8 @@ class OpenVINOBackend:
     Many targets are no batch here but as many requests at once, spread over streams of few threads: that needs no
     compiling for every number of targets, copies no caches, and is about as fast (docs/many-targets.md).
 
-    In int8 the search graph is the one that ``mixformerv2 quantise`` made; templates are encoded in the precision of
-    ``auto``, and so is what the search graph leaves in floating point.
+    In int8 the search graph is the one that ``mixformerv2 quantise`` made; templates are encoded in the shortest
+    floating point there is, and so is what the search graph leaves in it.
     """
 
     name = "openvino"
@@ -111,8 +129,8 @@ class OpenVINOBackend:
         if threads is not None and self._device == "CPU":
             self._options["INFERENCE_NUM_THREADS"] = threads
         files = {ENCODE_GRAPH: ENCODE_GRAPH, SEARCH_GRAPH: search_graph(self.precision)}
-        self._graphs = {graph: self._read(folder / file) for graph, file in files.items()}
-        if self.precision == "int8" and not self._is_of(folder / WEIGHTS_FILE):
+        self._graphs = {graph: _of_any_batch(folder / file) for graph, file in files.items()}
+        if self.precision == "int8" and not is_of(self._graphs[SEARCH_GRAPH], folder / WEIGHTS_FILE):
             raise ValueError(
                 f"{folder / INT8_GRAPH} was made of other weights than those beside it: "
                 f"make it anew with `mixformerv2 quantise {folder} --calibrate VIDEO --overwrite`"
@@ -129,24 +147,10 @@ class OpenVINOBackend:
         self._compiled: dict[Any, ov.CompiledModel] = {}
         self._compiling = Lock()
 
-    def _is_of(self, weights: Path) -> bool:
-        graph = self._graphs[SEARCH_GRAPH]
-        return graph.has_rt_info(MADE_OF) and graph.get_rt_info(MADE_OF).value == compiled.digest([weights])
-
-    def _read(self, graph: Path) -> ov.Model:
-        try:
-            model = self._core.read_model(graph)
-        except RuntimeError:
-            raise ValueError(damaged(graph)) from None
-        targets = model.inputs[0].partial_shape[0]
-        if targets.is_static and targets.get_length() != 1:
-            raise ValueError(of_fixed_batch(targets.get_length(), 1))
-        return model
-
     def _choose(self, precision: str, folder: Path) -> str:
-        there = precisions(self._device)
         if precision == "auto":
-            return narrow(there)
+            return automatic(folder, self._device)
+        there = precisions(self._device)
         if precision not in there:
             raise ValueError(
                 f"this device has no {precision} arithmetic: choose precision {', '.join(there)}, or auto"
@@ -233,6 +237,15 @@ class OpenVINOBackend:
         model.export_model(content)
         compiled.save(name, content.getvalue())
         return model
+
+
+def _of_any_batch(graph: Path) -> ov.Model:
+    """The graph. Raises ValueError where it was exported for a fixed number of targets other than one."""
+    model = _read(graph)
+    targets = model.inputs[0].partial_shape[0]
+    if targets.is_static and targets.get_length() != 1:
+        raise ValueError(of_fixed_batch(targets.get_length(), 1))
+    return model
 
 
 def search_of_bf16_cache(searcher: ov.Model) -> ov.Model:
