@@ -28,10 +28,7 @@ class PartialFile:
             raise IsADirectoryError(f"{target} cannot be written: it is a folder, name a file inside it")
         if os.path.exists(real) and not os.path.isfile(real):
             raise OSError(f"{target} cannot be written: it is a device or pipe, name an ordinary file")
-        if os.path.exists(real) and not overwrite:
-            raise FileExistsError(
-                f"{target} exists already: choose another name or pass --overwrite to replace it"
-            )
+        refuse_existing(target, overwrite)
         path = real.with_name(f".{real.stem}.{secrets.token_hex(4)}.partial{real.suffix}")
         try:
             path.open("xb").close()
@@ -58,6 +55,14 @@ class PartialFile:
 
     def discard(self) -> None:
         self.path.unlink(missing_ok=True)
+
+
+def refuse_existing(target: str | Path, overwrite: bool) -> None:
+    """Raises FileExistsError where there is something that was not to be replaced."""
+    if os.path.exists(target) and not overwrite:
+        raise FileExistsError(
+            f"{target} exists already: choose another name or pass --overwrite to replace it"
+        )
 
 
 def check_writable(target: str | Path, overwrite: bool = False) -> None:

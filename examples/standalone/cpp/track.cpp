@@ -155,18 +155,17 @@ private:
         if (share == 0) return;
         // How much larger the window is (logarithm), where the target lies in it (in its sides).
         const double looks[5][3] = {{0, 0, 0}, {0.2, 0.3, 0}, {-0.2, -0.3, 0}, {0.1, 0, 0.3}, {-0.1, 0, -0.3}};
-        const Box& is = box;
-        const double w = is.x2 - is.x1, h = is.y2 - is.y1;
+        const double w = box.x2 - box.x1, h = box.y2 - box.y1;
         std::vector<double> widths, heights;
         for (const auto& [log_scale, x, y] : looks) {
             const double grown = std::exp(log_scale) / 2;
-            const double middle_x = (is.x1 + is.x2) / 2 + w * x, middle_y = (is.y1 + is.y2) / 2 + h * y;
+            const double middle_x = (box.x1 + box.x2) / 2 + w * x, middle_y = (box.y1 + box.y2) / 2 + h * y;
             const Box moved{middle_x - w * grown, middle_y - h * grown, middle_x + w * grown, middle_y + h * grown};
             double score;
             const Box seen = look(frame, moved, score);
             const double seen_w = seen.x2 - seen.x1, seen_h = seen.y2 - seen.y1;
-            const double common = std::max(std::min(is.x2, seen.x2) - std::max(is.x1, seen.x1), 0.0) *
-                                  std::max(std::min(is.y2, seen.y2) - std::max(is.y1, seen.y1), 0.0);
+            const double common = std::max(std::min(box.x2, seen.x2) - std::max(box.x1, seen.x1), 0.0) *
+                                  std::max(std::min(box.y2, seen.y2) - std::max(box.y1, seen.y1), 0.0);
             if (seen_w <= 0 || seen_h <= 0 || common / (w * h + seen_w * seen_h - common) < 0.3) continue;
             widths.push_back(std::log(w / seen_w));
             heights.push_back(std::log(h / seen_h));

@@ -98,13 +98,6 @@ def warn(message: str) -> None:
     err.print(f"[yellow]warning:[/] {escape(message)}", highlight=False)
 
 
-def refuse_existing(target: Path, overwrite: bool) -> None:
-    if target.exists() and not overwrite:
-        raise FileExistsError(
-            f"{target} exists already: choose another name or pass --overwrite to replace it"
-        )
-
-
 @contextmanager
 def json_document(path: Path | None, overwrite: bool) -> Iterator[Callable[[Any], None]]:
     """Gives a function that writes a document to the file, if one is wanted.

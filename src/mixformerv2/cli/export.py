@@ -18,10 +18,10 @@ from mixformerv2.cli.common import (
     need_torch,
     out,
     parse_box,
-    refuse_existing,
     say,
     warn,
 )
+from mixformerv2.files import refuse_existing
 
 if TYPE_CHECKING:
     from mixformerv2.evaluate.proof import Clip, Drift, Proof

@@ -14,9 +14,9 @@ from mixformerv2.cli.common import (
     json_document,
     need_torch,
     out,
-    refuse_existing,
     say,
 )
+from mixformerv2.files import check_writable
 
 
 @app.command(epilog="Example: mixformerv2 convert mixformerv2_small.pth.tar small.safetensors")
@@ -31,7 +31,7 @@ def convert(
     need_torch("convert")
     from mixformerv2.model import checkpoint
 
-    refuse_existing(target, overwrite)
+    check_writable(target, overwrite)
     config = checkpoint.convert(source, target)
     m = config.model
     say(
