@@ -24,7 +24,7 @@ from mixformerv2.config import Config
 from mixformerv2.evaluate.proof import Clip, Drift, Limits, Proof, prove
 from mixformerv2.model import checkpoint
 from mixformerv2.model.attention import KeyValue
-from mixformerv2.model.network import Network
+from mixformerv2.model.network import Network, build
 from mixformerv2.overlay import OverlayVideo
 from mixformerv2.runtime.backend import SEARCH_GRAPH, WEIGHTS_FILE, Backend, Located, open_backend
 from mixformerv2.runtime.export import CONFIG_FILE, TARGETS, export, files_of
@@ -389,6 +389,14 @@ def test_a_target_without_its_package_names_what_to_install(
     )
     ran = export_verb("good.safetensors", "--target", target)
     assert_refused(ran, f"the target {target} needs the package {package}: pip install {install}")
+
+
+def test_symmetric_attention_is_refused_for_ncnn(tmp_path: Path) -> None:
+    pytest.importorskip("pnnx")
+    config = replace(CONFIG, model=replace(CONFIG.model, attention="symmetric"))
+    checkpoint.save(build(config.model, seed=0), config, tmp_path / "both.safetensors")
+    with pytest.raises(ValueError, match="keeps keys and values of templates: symmetric attention has none"):
+        export(tmp_path / "both.safetensors", tmp_path / "out", ["ncnn"])
 
 
 def test_a_fixed_batch_of_a_model_with_two_online_templates_is_refused(tmp_path: Path) -> None:

@@ -394,6 +394,17 @@ def test_a_gpu_that_torch_does_not_have_gets_one_sentence(folder: Path) -> None:
         open_backend(folder, "torch", device="cuda")
 
 
+def test_a_gpu_without_room_for_the_model_gets_one_sentence(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 MiB.")
+
+    monkeypatch.setattr(Network, "to", full)
+    with pytest.raises(ValueError, match="^the model does not fit into what is free of the memory of cuda$"):
+        open_backend(folder, "torch", device="cuda")
+
+
 @pytest.mark.parametrize("device", ["cuda", "tensorrt"])
 def test_a_gpu_that_onnxruntime_was_built_without_is_told_with_the_package_that_has_it(
     folder: Path, device: str
