@@ -25,8 +25,8 @@ _COMPACT = Origin(
         "batch": BATCH,
         "optim": OptimConfig(
             lr=2e-4,
-            trunk_lr=7e-5,
-            fresh_lr=1e-4,
+            trunk_lr=4e-5,
+            fresh_lr=8e-5,
             clip_norm=1.0,
             warmup_samples=3_200,
             schedule="linear",
