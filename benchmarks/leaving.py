@@ -115,7 +115,8 @@ def main() -> None:
         named = zip([sequence.name for sequence in sequences], found, strict=True)
         shares = sorted((np.mean(one > 0.4), name, len(one)) for name, one in named if len(one))
         worst = ", ".join(f"{name} {share:.2f} of {count}" for share, name, count in shares[:4])
-        table.add_row(model, str(len(every)), f"{np.mean(every > 0.4):.3f}", f"{every.mean():.3f}", worst)
+        name = f"{model} in {tracker.backend.precision}"
+        table.add_row(name, str(len(every)), f"{np.mean(every > 0.4):.3f}", f"{every.mean():.3f}", worst)
     Console(soft_wrap=True).print(table)
 
 

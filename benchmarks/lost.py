@@ -71,7 +71,10 @@ def main() -> None:
         found, lost = np.array(there), np.array(away)
         above, equal = (found[:, None] > lost).mean(), (found[:, None] == lost).mean()
         table.add_row(
-            model, f"{above + equal / 2:.3f}", f"{(lost > 0.5).mean():.3f}", f"{(found < 0.4).mean():.3f}"
+            f"{model} in {tracker.backend.precision}",
+            f"{above + equal / 2:.3f}",
+            f"{(lost > 0.5).mean():.3f}",
+            f"{(found < 0.4).mean():.3f}",
         )
     Console().print(table)
 

@@ -86,8 +86,10 @@ def test_blocks_that_stay_are_compared_with_what_the_next_one_left_is_to_begin_w
     assert fade.feature_layers == ((0, 3), (4, 5), (6, 6), (7, 7))
     assert (after.start, after.teacher) == ("depth-4.fade", "compact")
     assert after.feature_layers == tiny_from_compact().stages[-1].feature_layers
-    evenly, rest = ROWS["half-fade-long"].stages
-    assert evenly.remove == (0, 2, 4, 6) and rest.feature_layers == default_feature_layers(4, 8)
+    for name, removed in (("half-fade-long", (0, 2, 4, 6)), ("half-fade-last", (4, 5, 6, 7))):
+        fade, after = ROWS[name].stages
+        assert fade.remove == removed and fade.feature_layers == default_feature_layers(8, 8)
+        assert after.feature_layers == default_feature_layers(4, 8)
 
 
 def test_a_row_from_scratch_or_from_labels_has_no_teacher() -> None:

@@ -50,4 +50,26 @@ def test_an_older_processor_is_told_apart(monkeypatch: pytest.MonkeyPatch) -> No
     assert found.instruction_sets == dict(avx2=True, avx512=False, vnni=False, bf16=False, amx=False)
     assert found.precisions == ["f32", "int8"]
     assert all(choice.precision == "f32" for choice in found.choices)
+    assert all("no arithmetic shorter than f32" in choice.why for choice in found.choices)
     assert not any("int8" in sentence for sentence in found.faster)
+
+
+def test_a_system_that_says_nothing_of_its_processor_is_not_spoken_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(cpu, "instructions", lambda: ())
+    monkeypatch.setattr("mixformerv2.runtime.openvino.precisions", lambda _: ("f32", "int8"))
+    found = doctor.diagnose()
+    assert found.instruction_sets is None
+    assert all("this system does not say" in choice.why for choice in found.choices)
+    assert any(sentence.endswith("--model compact --precision int8") for sentence in found.faster)
+
+
+def test_a_graph_in_int8_that_cannot_be_used_is_told_with_what_makes_it_anew(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(cpu, "instructions", lambda: ("avx2", "avx512_vnni"))
+    monkeypatch.setattr("mixformerv2.runtime.openvino.digest_of_source", lambda _: "of other weights")
+    for choice in doctor.diagnose().choices:
+        assert choice.precision != "int8"
+        assert f"mixformerv2 quantise {choice.model} --calibrate VIDEO" in choice.why

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 from trackers import HERE, LEVELS, notes, write_otb
 
+from mixformerv2.evaluate import execute
 from mixformerv2.evaluate.datasets import Opened, open_for_evaluation
 from mixformerv2.evaluate.execute import Outcome, Progress, run_all, share_cores
 from mixformerv2.evaluate.run import OnePass, one_pass
@@ -80,6 +81,20 @@ def test_results_in_other_processes_are_those_of_a_pass_in_this_one(data: Opened
     assert_same_boxes(passes(tmp_path), here)
     truth = data.sequences["b"].boxes_frame
     np.testing.assert_allclose(here["b"].boxes_frame, truth, atol=1.5)
+
+
+def test_what_was_left_to_the_machine_is_as_described_in_every_worker(
+    data: Opened, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another machine of a cluster may have another precision to choose."""
+    opened: list[dict[str, Any]] = []
+    monkeypatch.setattr(execute, "run_here", lambda opener, *_: opened.append(opener.args[0].options))
+    for text, told in (("tiny", {"precision": "f32"}), ("opencv:mil", {})):
+        about = {"text": text, "backend": "openvino", "precision": "f32"}
+        description = describe_run(text, about, "otb", "", data.lengths, None)
+        with Store.open(tmp_path / text.replace(":", "-"), description) as store:
+            run_all(parse(text, {"threads": "1"}), data.sequences.values(), store)
+        assert opened.pop() == {"threads": 1, **({"backend": "openvino"} if told else {}), **told}
 
 
 def test_our_own_tracker_gives_the_same_bits_however_many_processes_there_are(

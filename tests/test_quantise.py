@@ -6,6 +6,7 @@ import dataclasses
 import importlib.util
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +22,7 @@ from mixformerv2.model import checkpoint
 from mixformerv2.model.network import build
 from mixformerv2.runtime import cpu
 from mixformerv2.runtime.backend import (
+    ENCODE_GRAPH,
     INT8_GRAPH,
     INT8_WEIGHTS,
     SEARCH_GRAPH,
@@ -29,6 +31,7 @@ from mixformerv2.runtime.backend import (
     shipped_models,
 )
 from mixformerv2.runtime.export import export
+from mixformerv2.runtime.openvino import automatic, fastest_floating
 from mixformerv2.runtime.quantise import QuantiseConfig, quantise
 
 NEEDS_NNCF = pytest.mark.skipif(
@@ -112,31 +115,56 @@ def test_the_verb_makes_what_int8_runs(run: Run, made: Path, tmp_path: Path) -> 
     content = bytearray(weights.read_bytes())
     content[-1] ^= 1
     weights.write_bytes(content)
-    with pytest.raises(ValueError, match=f"{INT8_GRAPH} was made of other weights .*quantise .* --overwrite"):
+    with pytest.raises(
+        ValueError, match=f"{INT8_GRAPH} is damaged, or was made of other weights .* --overwrite"
+    ):
         open_backend(tmp_path / "model", precision="int8")
 
 
-def test_auto_is_int8_where_the_processor_is_made_for_it_and_the_graph_is_of_these_weights(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A copy of the shipped `tiny`."""
+    return Path(shutil.copytree(shipped_models()["tiny"].parent, tmp_path / "tiny"))
+
+
+@pytest.mark.parametrize(
+    ("instructions", "is_int8"),
+    [
+        (("avx2", "avx512f"), False),
+        (("avx2", "avx_vnni"), True),
+        (("avx512_vnni",), True),
+        (("amx_int8",), True),
+        ((), False),
+    ],
+)
+def test_auto_is_int8_where_the_processor_is_made_for_it(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, instructions: tuple[str, ...], is_int8: bool
 ) -> None:
-    folder = Path(shutil.copytree(shipped_models()["tiny"].parent, tmp_path / "tiny"))
+    monkeypatch.setattr(cpu, "instructions", lambda: instructions)
+    assert open_backend(folder).precision == ("int8" if is_int8 else fastest_floating("CPU"))
 
-    def taken() -> str:
-        return open_backend(folder).precision
 
-    monkeypatch.setattr(cpu, "instructions", lambda: ("avx2", "avx512f"))
-    floating = taken()
-    assert floating in ("f32", "bf16", "f16")
-    for name in ("avx_vnni", "avx512_vnni", "amx_int8"):
-        monkeypatch.setattr(cpu, "instructions", lambda name=name: (name,))
-        assert taken() == "int8"
-    weights = folder / WEIGHTS_FILE
-    content = bytearray(weights.read_bytes())
-    content[-1] ^= 1
-    weights.write_bytes(content)
-    assert taken() == floating
-    (folder / INT8_GRAPH).unlink()
-    assert taken() == floating
+@pytest.mark.parametrize("file", [INT8_GRAPH, INT8_WEIGHTS, ENCODE_GRAPH, SEARCH_GRAPH, WEIGHTS_FILE])
+def test_auto_passes_over_an_int8_graph_that_is_damaged_or_of_other_files(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, file: str
+) -> None:
+    monkeypatch.setattr(cpu, "instructions", lambda: ("avx512_vnni",))
+    assert automatic(folder, "CPU") == "int8"
+    content = (folder / file).read_bytes()
+    (folder / file).write_bytes(content[: len(content) // 2])
+    assert automatic(folder, "CPU") == fastest_floating("CPU")
+
+
+@pytest.mark.parametrize(
+    "damage", [Path.unlink, lambda path: path.write_bytes(b"")], ids=["missing", "empty"]
+)
+@pytest.mark.parametrize("file", [INT8_GRAPH, INT8_WEIGHTS])
+def test_an_int8_graph_that_is_asked_for_and_not_whole_is_told_with_what_makes_it_anew(
+    folder: Path, file: str, damage: Callable[[Path], object]
+) -> None:
+    damage(folder / file)
+    with pytest.raises((ValueError, FileNotFoundError), match="mixformerv2 quantise .* --calibrate VIDEO"):
+        open_backend(folder, precision="int8")
 
 
 @NEEDS_NNCF

@@ -110,7 +110,7 @@ def weights_of(recipe: Recipe, output: Path) -> Path:
 
 
 def held_out(data: Mapping[str, Sequences], recipe: Recipe) -> list[Video]:
-    """The sequences that no stage has learned from. Raises ValueError where one has, or none are held out."""
+    """The sequences that no stage of it has learned from. Raises ValueError where one has, or none are held out."""
     names = recipe.stages[-1].data.sample.held_out
     if not names or any(stage.data.sample.held_out != names for stage in recipe.stages):
         raise ValueError(f"all stages of {recipe.name} must hold out the same sequences, one at least")

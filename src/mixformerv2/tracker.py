@@ -26,7 +26,8 @@ class Tracker:
     ``model`` is a shipped name, a folder made by ``mixformerv2 export`` or a ``.safetensors`` checkpoint. ``backend``
     is ``auto``, ``openvino``, ``onnxruntime`` or ``torch``, or a backend that another tracker has loaded
     (``tracker.backend``), which costs nothing to share and brings its own model, whatever ``model`` says.
-    ``precision`` is ``auto``, ``f32``, ``bf16``, ``f16`` or ``int8``, as far as the backend has it here. ``channels``
+    ``precision`` is ``f32``, ``bf16``, ``f16`` or ``int8``, as far as the backend has it here, or ``auto``: the fastest
+    that the processor is made for, int8 among them where the model has that graph. ``channels``
     is ``rgb``, or ``bgr`` for frames from OpenCV. ``config`` replaces the online rules that the model came with, all
     of them: to change one, ``tracker.config = dataclasses.replace(tracker.config, lost_threshold=0.3)`` before
     ``init``.

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from importlib import import_module
 
 from mixformerv2.bench.machine import version
-from mixformerv2.evaluate.execute import processor, usable_cores
+from mixformerv2.evaluate.execute import usable_cores
 from mixformerv2.runtime import compiled, cpu
-from mixformerv2.runtime.backend import BACKENDS, INT8_GRAPH, find_weights, shipped_models
+from mixformerv2.runtime.backend import BACKENDS, shipped_models
 
 PACKAGES = ("mixformerv2", "numpy", "opencv-python-headless", "av", *BACKENDS, "nncf")
 
@@ -59,7 +59,9 @@ def diagnose() -> Diagnosis:
     instruction_sets = _instruction_sets()
     versions = {"python": platform.python_version()} | {package: version(package) for package in PACKAGES}
     taken = {name: automatic(weights.parent, "CPU") for name, weights in shipped_models().items()}
-    choices = [Choice(name, "openvino", precision, _why(precision)) for name, precision in taken.items()]
+    choices = [
+        Choice(name, "openvino", precision, _why(name, precision)) for name, precision in taken.items()
+    ]
     found, broken = {"openvino": devices}, {}
     for backend in ("onnxruntime", "torch"):
         if versions[backend]:
@@ -69,7 +71,7 @@ def diagnose() -> Diagnosis:
                 broken[backend] = str(error)
     place = compiled.folder()
     return Diagnosis(
-        processor=processor(),
+        processor=cpu.name(),
         cores=usable_cores(),
         instruction_sets=instruction_sets,
         versions=versions,
@@ -78,7 +80,7 @@ def diagnose() -> Diagnosis:
         precisions=list(precisions),
         cache=None if place is None else str(place),
         choices=choices,
-        faster=_faster(found, instruction_sets, choices, bool(versions["nncf"])),
+        faster=_faster(found, instruction_sets),
     )
 
 
@@ -87,33 +89,30 @@ def _instruction_sets() -> dict[str, bool] | None:
     return {name: not there.isdisjoint(called) for name, called in _FLAGS.items()} if there else None
 
 
-def _why(precision: str) -> str:
-    reasons = {
-        "int8": "it has a graph in int8, and this CPU has instructions for that",
-        "f32": "this CPU has no arithmetic shorter than f32",
-    }
-    shorter = f"this CPU computes in {precision}, in less time than in f32"
-    return f"its graphs are there, and OpenVINO needs no torch; {reasons.get(precision, shorter)}"
+def _why(model: str, precision: str) -> str:
+    if precision == "int8":
+        reason = "it has a graph in int8, and this CPU has instructions for that"
+    elif cpu.is_made_for_int8():
+        reason = (
+            "its graph in int8 is missing, damaged or of other weights: "
+            f"mixformerv2 quantise {model} --calibrate VIDEO --box x,y,w,h --overwrite"
+        )
+    elif precision != "f32":
+        reason = f"this CPU computes in {precision}, in less time than in f32"
+    elif cpu.instructions():
+        reason = "this CPU has no arithmetic shorter than f32"
+    else:
+        reason = "this system does not say what else its CPU is made for"
+    return f"its graphs are there, and OpenVINO needs no torch; {reason}"
 
 
-def _faster(
-    devices: dict[str, list[str]],
-    instruction_sets: dict[str, bool] | None,
-    choices: list[Choice],
-    can_quantise: bool,
-) -> list[str]:
+def _faster(devices: dict[str, list[str]], instruction_sets: dict[str, bool] | None) -> list[str]:
     advice = []
-    if instruction_sets is None or instruction_sets["vnni"]:
-        for name in (choice.model for choice in choices if choice.precision != "int8"):
-            if (find_weights(name).parent / INT8_GRAPH).is_file():
-                advice.append(
-                    f"{name} in int8, where the processor is made for it: --model {name} --precision int8"
-                )
-            else:
-                first = "" if can_quantise else "pip install 'mixformerv2[int8]', then "
-                advice.append(
-                    f"{name} in int8: {first}mixformerv2 quantise {name} --calibrate VIDEO --box x,y,w,h"
-                )
+    if instruction_sets is None:
+        advice = [
+            f"{name} in int8, if this CPU has VNNI or AMX: --model {name} --precision int8"
+            for name in shipped_models()
+        ]
     others = [device for device in devices["openvino"] if device != "CPU"]
     advice += [f"the device {device} of OpenVINO, not measured by us: --device {device}" for device in others]
     if "cuda" in devices.get("torch", ()):

@@ -9,7 +9,7 @@ import platform
 from collections.abc import Iterable
 from typing import Any
 
-from mixformerv2.evaluate.execute import processor, usable_cores
+from mixformerv2.evaluate.execute import usable_cores
 from mixformerv2.runtime import cpu
 
 _PACKAGES = {"openvino": "openvino", "onnxruntime": "onnxruntime", "torch": "torch", "reference": "torch"}
@@ -28,7 +28,7 @@ def describe_machine(device: str, backends: Iterable[str], load_before: float | 
     import cv2
 
     return {
-        "processor": processor(),
+        "processor": cpu.name(),
         "features": list(cpu.instructions()),
         "cores": usable_cores(),
         "load_before": load_before,

@@ -79,10 +79,11 @@ def evaluate(
     """Run trackers over a dataset and score them; a run that was stopped goes on. Exit code 1: something failed."""
     from mixformerv2.evaluate.attributes import check_attributes
     from mixformerv2.evaluate.datasets import open_for_evaluation
-    from mixformerv2.evaluate.execute import check_execution, processor, run_all, share_cores, usable_cores
+    from mixformerv2.evaluate.execute import check_execution, run_all, share_cores, usable_cores
     from mixformerv2.evaluate.run import check_max_frames
     from mixformerv2.evaluate.spec import describe
     from mixformerv2.evaluate.store import Store, describe_run
+    from mixformerv2.runtime import cpu
 
     check_execution(executor, address, time_limit)
     check_max_frames(max_frames)
@@ -98,7 +99,7 @@ def evaluate(
     def measured_with(spec: TrackerSpec) -> dict[str, object]:
         shares = share_cores(workers, threads or spec.options.get("threads"), usable_cores())
         return {
-            "processor": processor(),
+            "processor": cpu.name(),
             "cores": usable_cores(),
             "executor": executor,
             "workers": shares[0] if executor == "local" else workers,

@@ -21,7 +21,12 @@ ModelOption = Annotated[
     str, typer.Option("--model", help="A shipped model, an exported folder or a .safetensors file.")
 ]
 BackendOption = Annotated[str, typer.Option("--backend", help="auto, openvino, onnxruntime or torch.")]
-PrecisionOption = Annotated[str, typer.Option("--precision", help="auto, f32, bf16, f16 or int8.")]
+PrecisionOption = Annotated[
+    str,
+    typer.Option(
+        "--precision", help="f32, bf16, f16, int8, or auto: the fastest that this processor is made for."
+    ),
+]
 DeviceOption = Annotated[str, typer.Option("--device", help="auto, cpu, or what the backend offers.")]
 ThreadsOption = Annotated[int | None, typer.Option("--threads", help="CPU threads; all by default.")]
 

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import os
-import platform
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
-from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from multiprocessing.connection import wait
-from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from mixformerv2.data.sequence import Sequence
 from mixformerv2.evaluate.run import check_max_frames
@@ -70,15 +67,6 @@ def usable_cores() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
-
-
-def processor() -> str:
-    """What this machine's processor is called, for people."""
-    with suppress(OSError):
-        for line in Path("/proc/cpuinfo").read_text("utf-8", "replace").splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
 
 
 def share_cores(workers: int | None, threads: int | None, cores: int) -> tuple[int, int]:
@@ -193,7 +181,9 @@ def run_all(
         if name not in finished:
             tally.fail(name, failure)
     tasks = tally.plan(waiting, read_ahead=executor == "local" and at_once * (threads + 1) <= cores)
-    opener = partial(open_tracker, replace(spec, options={**spec.options, "threads": threads}))
+    opener = partial(
+        open_tracker, replace(spec, options={**spec.options, "threads": threads, **_settled(spec, store)})
+    )
     if executor == "ray":
         from mixformerv2.evaluate.ray import run_on_ray
 
@@ -211,6 +201,12 @@ def run_all(
         wall_s=time.monotonic() - began,
         tracker_s=tally.tracker_s,
     )
+
+
+def _settled(spec: TrackerSpec, store: Store) -> dict[str, Any]:
+    """What was left to the machine, as it was when the run was described: other machines may choose otherwise."""
+    described = store.description.get("tracker", {}) if spec.kind == "model" else {}
+    return {key: described[key] for key in ("backend", "precision") if key in described}
 
 
 def run_here(

@@ -17,6 +17,7 @@ from mixformerv2.runtime import compiled, cpu
 from mixformerv2.runtime.backend import (
     ENCODE_GRAPH,
     INT8_GRAPH,
+    INT8_WEIGHTS,
     SEARCH_GRAPH,
     WEIGHTS_FILE,
     Located,
@@ -24,10 +25,9 @@ from mixformerv2.runtime.backend import (
     files_of_graphs,
     of_fixed_batch,
     read_config,
-    search_graph,
 )
 
-MADE_OF = ["mixformerv2", "weights"]  # where an int8 graph holds the digest of the weights it was made of
+MADE_OF = ["mixformerv2", "made_of"]  # where an int8 graph holds the digest of what it was made of
 
 # OpenVINO fills its tables of dtypes at their first use, and two threads that come first together wait for each
 # other for ever. A module is imported by one thread: here they are filled, in both directions.
@@ -77,31 +77,42 @@ def available() -> tuple[list[str], tuple[str, ...]]:
 
 
 def automatic(folder: Path, device: str) -> str:
-    """The fastest precision of a model: int8 where the processor is made for it and the folder has that graph."""
-    has_int8 = device == "CPU" and cpu.is_made_for_int8() and (folder / INT8_GRAPH).is_file()
-    if has_int8 and is_of(_read(folder / INT8_GRAPH), folder / WEIGHTS_FILE):
-        return "int8"
-    return floating_precision("int8", device)
+    """The fastest precision of a model: int8 where the processor is made for it and the folder has that graph, whole
+    and made of what lies beside it.
+    """
+    int8 = _int8_graph(folder) if _is_made_for_int8(device) else None
+    return fastest_floating(device) if int8 is None else "int8"
 
 
-def floating_precision(precision: str, device: str) -> str:
-    """In which everything is computed that is not in int8: of int8 the fastest that the device has."""
-    if precision != "int8":
-        return precision
+def _is_made_for_int8(device: str) -> bool:
+    return device == "CPU" and cpu.is_made_for_int8()
+
+
+def fastest_floating(device: str) -> str:
+    """The shortest floating point that the device computes in."""
     return next((name for name in ("bf16", "f16") if name in precisions(device)), "f32")
 
 
-def is_of(int8_graph: ov.Model, weights: Path) -> bool:
-    """Whether the graph was made of these weights."""
-    made_of = int8_graph.get_rt_info(MADE_OF).value if int8_graph.has_rt_info(MADE_OF) else None
-    return made_of == compiled.digest([weights])
+def floating_precision(precision: str, device: str) -> str:
+    """In which everything is computed that is not in int8."""
+    return fastest_floating(device) if precision == "int8" else precision
 
 
-def _read(graph: Path) -> ov.Model:
+def digest_of_source(folder: Path) -> str:
+    """Of the files that an int8 graph is made of, and works beside."""
+    return compiled.digest(folder / file for file in (WEIGHTS_FILE, ENCODE_GRAPH, SEARCH_GRAPH))
+
+
+def _int8_graph(folder: Path) -> ov.Model | None:
+    """None where there is none that can be read, or it was made of other files."""
+    if not all((folder / file).is_file() for file in (INT8_GRAPH, INT8_WEIGHTS)):
+        return None
     try:
-        return core().read_model(graph)
+        graph = core().read_model(folder / INT8_GRAPH)
     except RuntimeError:
-        raise ValueError(damaged(graph)) from None
+        return None
+    made_of = graph.get_rt_info(MADE_OF).value if graph.has_rt_info(MADE_OF) else None
+    return graph if made_of == digest_of_source(folder) else None
 
 
 class OpenVINOBackend:
@@ -123,42 +134,51 @@ class OpenVINOBackend:
         if self._device not in self._core.available_devices:
             devices = ", ".join(self._core.available_devices)
             raise ValueError(f"OpenVINO has no device {device!r} here: choose one of {devices}")
-        self.precision = self._choose(precision, folder)
+        takes_int8 = precision == "int8" or (precision == "auto" and _is_made_for_int8(self._device))
+        int8 = _int8_graph(folder) if takes_int8 else None
+        self.precision = self._choose(precision, folder, int8)
         floating = floating_precision(self.precision, self._device)
         self._options: dict[str, Any] = {"INFERENCE_PRECISION_HINT": floating}
         if threads is not None and self._device == "CPU":
             self._options["INFERENCE_NUM_THREADS"] = threads
-        files = {ENCODE_GRAPH: ENCODE_GRAPH, SEARCH_GRAPH: search_graph(self.precision)}
-        self._graphs = {graph: _of_any_batch(folder / file) for graph, file in files.items()}
-        if self.precision == "int8" and not is_of(self._graphs[SEARCH_GRAPH], folder / WEIGHTS_FILE):
-            raise ValueError(
-                f"{folder / INT8_GRAPH} was made of other weights than those beside it: "
-                f"make it anew with `mixformerv2 quantise {folder} --calibrate VIDEO --overwrite`"
-            )
+        encoder = self._read(folder / ENCODE_GRAPH)
+        searcher = int8 or self._read(folder / SEARCH_GRAPH)
         self._source = compiled.digest(
             folder / file for file in (WEIGHTS_FILE, *files_of_graphs(self.precision))
         )
         if floating == "bf16":  # else every search would convert keys and values anew
-            encoder, searcher = self._graphs.values()
-            self._graphs = {
-                ENCODE_GRAPH: _of_bf16_cache(encoder),
-                SEARCH_GRAPH: search_of_bf16_cache(searcher),
-            }
+            encoder, searcher = _of_bf16_cache(encoder), search_of_bf16_cache(searcher)
+        self._graphs = {ENCODE_GRAPH: encoder, SEARCH_GRAPH: searcher}
         self._compiled: dict[Any, ov.CompiledModel] = {}
         self._compiling = Lock()
 
-    def _choose(self, precision: str, folder: Path) -> str:
+    def _read(self, graph: Path) -> ov.Model:
+        try:
+            model = self._core.read_model(graph)
+        except RuntimeError:
+            raise ValueError(damaged(graph)) from None
+        targets = model.inputs[0].partial_shape[0]
+        if targets.is_static and targets.get_length() != 1:
+            raise ValueError(of_fixed_batch(targets.get_length(), 1))
+        return model
+
+    def _choose(self, precision: str, folder: Path, int8: ov.Model | None) -> str:
         if precision == "auto":
-            return automatic(folder, self._device)
+            return fastest_floating(self._device) if int8 is None else "int8"
         there = precisions(self._device)
         if precision not in there:
             raise ValueError(
                 f"this device has no {precision} arithmetic: choose precision {', '.join(there)}, or auto"
             )
-        if precision == "int8" and not (folder / INT8_GRAPH).is_file():
-            raise FileNotFoundError(
-                f"{folder} has no graph in int8: make one with `mixformerv2 quantise {folder} --calibrate VIDEO`, "
-                "or choose another precision"
+        if precision == "int8" and int8 is None:
+            made_so = f"`mixformerv2 quantise {folder} --calibrate VIDEO"
+            if not (folder / INT8_GRAPH).is_file():
+                raise FileNotFoundError(
+                    f"{folder} has no graph in int8: make one with {made_so}`, or choose another precision"
+                )
+            raise ValueError(
+                f"{folder / INT8_GRAPH} is damaged, or was made of other weights or graphs than those beside it: make "
+                f"it anew with {made_so} --overwrite`"
             )
         return precision
 
@@ -237,15 +257,6 @@ class OpenVINOBackend:
         model.export_model(content)
         compiled.save(name, content.getvalue())
         return model
-
-
-def _of_any_batch(graph: Path) -> ov.Model:
-    """The graph. Raises ValueError where it was exported for a fixed number of targets other than one."""
-    model = _read(graph)
-    targets = model.inputs[0].partial_shape[0]
-    if targets.is_static and targets.get_length() != 1:
-        raise ValueError(of_fixed_batch(targets.get_length(), 1))
-    return model
 
 
 def search_of_bf16_cache(searcher: ov.Model) -> ov.Model:

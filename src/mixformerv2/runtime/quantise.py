@@ -19,9 +19,8 @@ import openvino as ov
 from jaxtyping import Float, UInt8
 from openvino import opset13 as op
 
-from mixformerv2.runtime import compiled
-from mixformerv2.runtime.backend import ENCODE_GRAPH, INT8_GRAPH, INT8_WEIGHTS, SEARCH_GRAPH, WEIGHTS_FILE
-from mixformerv2.runtime.openvino import MADE_OF, core
+from mixformerv2.runtime.backend import ENCODE_GRAPH, INT8_GRAPH, INT8_WEIGHTS, SEARCH_GRAPH
+from mixformerv2.runtime.openvino import MADE_OF, core, digest_of_source
 
 Progress = Callable[[str], None]
 _F32 = {"INFERENCE_PRECISION_HINT": "f32"}
@@ -87,7 +86,7 @@ def quantise(
             progress(f"{name} in floating point: mean drift {drift.mean():.4f}")
             if drift.mean() <= config.max_drift:
                 break
-    made.set_rt_info(compiled.digest([folder / WEIGHTS_FILE]), MADE_OF)
+    made.set_rt_info(digest_of_source(folder), MADE_OF)
     _write(made, folder)
     return Quantised(float(drift.mean()), float(drift.max()), tuple(kept))
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 from mixformerv2.config import preset
-from mixformerv2.train.ablations.row import BATCH, DATA, Row, Table, losses_of, names_of
+from mixformerv2.train.ablations.row import BATCH, DATA, Row, Table, losses_of, row_names
 from mixformerv2.train.ablations.shrinking import Origin
 from mixformerv2.train.optim import OptimConfig
 from mixformerv2.train.shipped import WARY
@@ -43,9 +43,11 @@ _MLP = tuple(
 # the end.
 _FADE = "blocks fade over half of the samples"
 _DEPTH = (
-    _COMPACT.faded("depth-6", f"6 blocks: two {_FADE}, those missed least", 0.5, (1, 2)),
-    _COMPACT.faded("depth-4", f"4 blocks: four {_FADE}, those missed least", 0.5, (1, 2, 3, 5)),
-    _COMPACT.faded("depth-3", f"3 blocks: five {_FADE}", 0.5, (1, 2, 3, 5, 6)),
+    _COMPACT.faded("depth-6", f"6 blocks: two {_FADE}, those missed least", 0.5, (1, 2), next_left=True),
+    _COMPACT.faded(
+        "depth-4", f"4 blocks: four {_FADE}, those missed least", 0.5, (1, 2, 3, 5), next_left=True
+    ),
+    _COMPACT.faded("depth-3", f"3 blocks: five {_FADE}", 0.5, (1, 2, 3, 5, 6), next_left=True),
 )
 _HALF = _COMPACT.in_each_way("half", 4)
 _VIA_SIX = _COMPACT.student(
@@ -60,25 +62,27 @@ ROWS = (
     *_HALF,
     Row(
         "half-via-six",
-        "as half-features, started from and taught by the six blocks of depth-6",
+        "as half-features, started from and taught by the six blocks of depth-6, and so with as many samples again",
         (*_DEPTH[0].stages, _VIA_SIX),
     ),
 )
-_HAS_SEEN = (
-    "Every row starts from the shipped `compact`, which has learned from the sequences held out here, too."
+_KNOWN = "`compact`, from whose shipped weights they start, has also learned from the sequences that are held out here."
+_COMPARED = (
+    "In the rows `depth-N` the tokens that leave a block are compared with those that enter the next one that stays, "
+    "in the others with those at the same share of the depth."
 )
 TABLES = (
     Table(
         *("compact-to-four", 3, "From the eight blocks of compact to four"),
-        (*names_of(_HALF), "depth-4", "half-via-six"),
-        note=f"{_HAS_SEEN} All but the scratch row, that is.",
+        (*row_names(_HALF), "depth-4", "half-via-six"),
+        note=f"All but `half-scratch`: {_KNOWN} That row has the rates of the others. {_COMPARED}",
     ),
     Table(
-        *("mlp", 4, "MLP ratio", names_of(_MLP)),
-        note=f"{_HAS_SEEN} It teaches all of them, `mlp-4` among them, which has its own sizes.",
+        *("mlp", 4, "MLP ratio", row_names(_MLP)),
+        note=f"{_KNOWN} It teaches them all, `mlp-4` among them, which has its own sizes.",
     ),
     Table(
-        *("depth", 4, "Depth", ("mlp-4", *names_of(_DEPTH))),
-        note="`mlp-4` has the eight blocks of `compact`; what twelve cost is in the tables of question 3.",
+        *("depth", 4, "Depth", ("mlp-4", *row_names(_DEPTH))),
+        note=f"{_KNOWN} `mlp-4` has its eight blocks. {_COMPARED}",
     ),
 )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from mixformerv2.train import stages
-from mixformerv2.train.ablations.row import SAMPLES, SETTINGS, Row, Table, losses_of, names_of, near
+from mixformerv2.train.ablations.row import SAMPLES, SETTINGS, Row, Table, losses_of, near, row_names
 from mixformerv2.train.ablations.shrinking import Origin
 from mixformerv2.train.stages import StageConfig, sized
 
@@ -74,10 +74,15 @@ _VIA_EIGHT = Row(
 ROWS = (*_DENSE_TO_SPARSE, *_EIGHT, *_FOUR, _VIA_EIGHT)
 TABLES = (
     Table(
-        *("dense-to-sparse", 3, "From the dense teacher to twelve sparse blocks", names_of(_DENSE_TO_SPARSE)),
+        *(
+            "dense-to-sparse",
+            3,
+            "From the dense teacher to twelve sparse blocks",
+            row_names(_DENSE_TO_SPARSE),
+        ),
         note="The ViT-S ends at twelve blocks, and teacher and student see the same crops: neither more blocks nor a "
         "larger input makes a stronger teacher here, but an average of weights does not cost a student anything.",
     ),
-    Table("to-eight", 3, "From twelve blocks to eight", names_of(_EIGHT)),
-    Table("to-four", 3, "From twelve blocks to four", (*names_of(_FOUR), _VIA_EIGHT.name)),
+    Table("to-eight", 3, "From twelve blocks to eight", row_names(_EIGHT)),
+    Table("to-four", 3, "From twelve blocks to four", (*row_names(_FOUR), _VIA_EIGHT.name)),
 )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from mixformerv2.train.ablations.row import Table, from_labels, losses_of, names_of, near
+from mixformerv2.train.ablations.row import Table, from_labels, losses_of, near, row_names
 
 _CORNER: dict[str, Any] = dict(box_head="corner", num_bins=36)
 _PLAIN = losses_of(near().model, side=0.0, attention=0.0)
@@ -37,12 +37,12 @@ _LOSSES_DIFFER = (
 ROWS = (*_HEADS, *_REGRESSION, *_BINS)
 TABLES = (
     Table(
-        *("heads", 1, "Heads, each with and without its score part", names_of(_HEADS)),
+        *("heads", 1, "Heads, each with and without its score part", row_names(_HEADS)),
         note=f"{_LOSSES_DIFFER} Without a score the first crop of every interval becomes the online template.",
     ),
     Table(
-        *("regression", 2, "Tokens and what they say", ("tokens", *names_of(_REGRESSION))),
+        *("regression", 2, "Tokens and what they say", ("tokens", *row_names(_REGRESSION))),
         note=f"{_LOSSES_DIFFER} `tokens-plain` shows how much of a difference is due to them.",
     ),
-    Table("bins", 2, "Number of bins", ("tokens", *names_of(_BINS))),
+    Table("bins", 2, "Number of bins", ("tokens", *row_names(_BINS))),
 )

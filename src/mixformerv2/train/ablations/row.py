@@ -133,6 +133,5 @@ def from_labels(name: str, says: str, target: Config | None = None, **settings: 
     return Row(name, says, (stages.supervised(name, target, SAMPLES, "vit-s", **(defaults | settings)),))
 
 
-def names_of(rows: tuple[Row, ...], start: str = "") -> tuple[str, ...]:
-    """Names of the rows that begin so."""
-    return tuple(row.name for row in rows if row.name.startswith(start))
+def row_names(rows: tuple[Row, ...]) -> tuple[str, ...]:
+    return tuple(row.name for row in rows)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from mixformerv2.config import Config
-from mixformerv2.distill.shrink import evenly, skipped
+from mixformerv2.distill.shrink import skipped
 from mixformerv2.train import stages
 from mixformerv2.train.ablations.row import BATCH, SAMPLES, SETTINGS, Row
 from mixformerv2.train.objective import LossWeights
@@ -62,11 +62,13 @@ class Origin:
             name, sized(self.target, **sizes), losses=losses, **(defaults | settings)
         )
 
-    def faded(self, name: str, says: str, share: float, remove: tuple[int, ...]) -> Row:
+    def faded(
+        self, name: str, says: str, share: float, remove: tuple[int, ...], next_left: bool = False
+    ) -> Row:
         """A share of the samples while these blocks fade, the others without them.
 
-        Where the blocks that stay are not spread evenly, the tokens that leave one are compared with those of the
-        teacher that enter the next one that stays.
+        ``next_left``: the tokens that leave a block are compared with those of the teacher that enter the next one
+        that stays, and not with those at the same share of the depth.
         """
         fading = round(share * SAMPLES / BATCH) * BATCH
         depth = self.target.model.depth
@@ -74,7 +76,7 @@ class Origin:
         enters = dict(zip(kept, (*(block - 1 for block in kept[1:]), depth - 1), strict=True))
         meanwhile: dict[str, Any] = {}
         after: dict[str, Any] = {}
-        if kept != evenly(depth, len(kept)):
+        if next_left:
             meanwhile = {"feature_layers": tuple(enters.items())}
             after = {"feature_layers": tuple(enumerate(enters.values()))}
         fade = stages.fade_blocks(
