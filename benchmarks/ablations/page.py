@@ -75,16 +75,15 @@ class Results:
     """All that run.py has left in a folder."""
 
     rows: dict[str, dict[str, Any]]
-    speeds: dict[str, dict[str, Any]]  # device -> the file of one run
+    speeds: dict[tuple[str, int], dict[str, Any]]  # device and question -> the file of one run
     findings: dict[str, str]  # table -> what it says
 
     @classmethod
     def read(cls, folder: Path) -> Results:
         """Raises ValueError where rows of one table cannot be compared, or a finding has no rows."""
         files = {file.stem: json.loads(file.read_text("utf-8")) for file in sorted(folder.glob("*.json"))}
-        speeds = {
-            name.removeprefix("speed-"): files.pop(name) for name in list(files) if name.startswith("speed-")
-        }
+        timed = {name: name.split("-") for name in list(files) if name.startswith("speed-")}
+        speeds = {(device, int(question)): files.pop(name) for name, (_, device, question) in timed.items()}
         rows = {name: content for name, content in files.items() if name in ROWS}
         results = cls(rows, speeds, read_findings(folder / "findings.md"))
         for table in TABLES:
@@ -135,16 +134,20 @@ class Results:
         each = [np.concatenate([*seed["pieces"]["overlaps"].values()]) for seed in seeds]
         return np.mean(each, axis=0) if each else None
 
-    def ms(self, name: str, device: str, precision: str) -> float | None:
+    def ms(self, name: str, where: tuple[str, int], precision: str) -> float | None:
         """Median of a frame, by the network of the row; None where the row's rules cost something else."""
         if row_costs(ROWS[name]) != row_costs(ROWS[owner(name)]):
             return None
-        rows = self.speeds.get(device, {"rows": []})["rows"]
+        rows = self.speeds.get(where, {"rows": []})["rows"]
         of_row = (row for row in rows if (row["row"], row["precision"]) == (owner(name), precision))
         return next((row["frame_ms"] for row in of_row), None)
 
-    def precisions(self, device: str) -> list[str]:
-        return list(dict.fromkeys(row["precision"] for row in self.speeds.get(device, {"rows": []})["rows"]))
+    def precisions(self, where: tuple[str, int]) -> list[str]:
+        return list(dict.fromkeys(row["precision"] for row in self.speeds.get(where, {"rows": []})["rows"]))
+
+    def timed(self, question: int) -> list[tuple[str, int]]:
+        """The devices that the rows of a question were timed on, as ``speeds`` has them."""
+        return [where for where in self.speeds if where[1] == question]
 
 
 def read_findings(path: Path) -> dict[str, str]:
@@ -163,12 +166,20 @@ def owner(name: str) -> str:
 
 
 def table_lines(table: Table, results: Results) -> list[str]:
-    timed = [(device, precision) for device in results.speeds for precision in results.precisions(device)]
+    timed = [
+        (where, precision)
+        for where in results.timed(table.question)
+        for precision in results.precisions(where)
+    ]
     any_run = any(results.auc(name, "otb") for name in table.rows)
     head = ["row", "what is special"]
     measures = ["AUC on `otb/`", f"against `{table.rows[0]}`", "overlap in pieces", "AUC held out"]
     head += measures if any_run else []
-    head += ["parameters", "multiply-adds", *(f"ms, {device}, {precision}" for device, precision in timed)]
+    head += [
+        "parameters",
+        "multiply-adds",
+        *(f"ms, {device}, {precision}" for (device, _), precision in timed),
+    ]
     lines = [_line(head), _line(["---"] * len(head))]
     first, first_pieces = results.auc(table.rows[0], "otb"), results.pieces(table.rows[0])
     for name in table.rows:
@@ -234,11 +245,11 @@ def plot_pareto(names: Sequence[str], results: Results, path: Path) -> bool:
     """AUC against the time of a frame on a CPU, a line for the best of each precision; False without both."""
     figure = Figure(figsize=(8, 5), dpi=100, layout="constrained")
     axes, drawn = figure.add_subplot(), 0
-    for precision in results.precisions("cpu"):
+    for precision in results.precisions(("cpu", 4)):
         points = [
             (ms, auc.mean, name)
             for name in names
-            if (ms := results.ms(name, "cpu", precision)) and (auc := results.auc(name, "otb"))
+            if (ms := results.ms(name, ("cpu", 4), precision)) and (auc := results.auc(name, "otb"))
         ]
         if not points:
             continue
@@ -284,7 +295,7 @@ written by hand but what each table says, which stands in `findings.md` there.
 ## How it is measured
 
     python benchmarks/ablations/run.py --data ../shared/data --otb ../shared/data/otb --question 1 --seeds 0 1 2
-    python benchmarks/ablations/run.py --speed --data ../shared/data --precision f32 bf16 int8
+    python benchmarks/ablations/run.py --speed --data ../shared/data --question 4 --precision f32 bf16 int8
     python benchmarks/ablations/run.py --speed --question 1 --device cuda --backend torch --precision f32 bf16
     python benchmarks/ablations/page.py
 
@@ -305,8 +316,8 @@ written by hand but what each table says, which stands in `findings.md` there.
 - Of several seeds the mean is shown with the worst and the best. A difference within the seeds' spread, or below
   {CLOSE:.3f} with fewer than three seeds, is {NOISY}.
 - Parameters and multiply-adds follow from the sizes: a frame with cached templates, and its share of encoding them.
-  Times are medians of whole updates of all rows in one run, their rounds in turns; a row that has not been trained
-  is timed with random weights.
+  Times are medians of whole updates of all rows of a question in one run, their rounds in turns; a row that has not
+  been trained is timed with random weights.
 """
 
 
@@ -314,13 +325,11 @@ def page(results: Results, images: Path) -> str:
     """The whole page in Markdown; plots go to ``images``."""
     images.mkdir(parents=True, exist_ok=True)
     parts = [INTRODUCTION]
-    parts += [_machine(device, speed) for device, speed in results.speeds.items()]
-    if not results.speeds:
-        parts.append("Speed has not been measured yet.\n")
     for question, title in QUESTIONS.items():
         parts.append(f"## {question}. {title}\n")
         command = f"--data ../shared/data --otb ../shared/data/otb --question {question} --seeds 0 1 2"
         parts.append(f"    python benchmarks/ablations/run.py {command}\n")
+        parts += [_machine(where[0], results.speeds[where]) for where in results.timed(question)]
         for table in (each for each in TABLES if each.question == question):
             parts.append(f"### {table.title}\n")
             seen = "".join(

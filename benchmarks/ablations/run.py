@@ -2,12 +2,12 @@
 
 python benchmarks/ablations/run.py --data ../shared/data --otb ../shared/data/otb --question 1 --seeds 0 1 2
 python benchmarks/ablations/run.py --data ../shared/data --otb ../shared/data/otb --row tokens --max-minutes 9
-python benchmarks/ablations/run.py --speed --question 1 --question 4 --precision f32 bf16
+python benchmarks/ablations/run.py --speed --data ../shared/data --question 4 --precision f32 bf16 int8
 python benchmarks/ablations/run.py --speed --question 1 --device cuda --backend torch --precision f32 bf16
 
 A row's training lies in --output, where rows share their teachers; what it scores in a JSON file of its own in
---results. After --max-minutes all is saved, and the same command goes on. --speed measures all rows in one run, their
-rounds in turns, and writes one file for it; where a row has not been trained, with random weights.
+--results. After --max-minutes all is saved, and the same command goes on. --speed measures the rows of a question in
+one run, their rounds in turns, and writes one file for it; where a row has not been trained, with random weights.
 """
 
 from __future__ import annotations
@@ -53,7 +53,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         rows = chosen(args.question, args.row)
         if args.speed:
-            measure_speed(rows, args)
+            for question in args.question or QUESTIONS:
+                measure_speed(question, [row for row in rows if row.name in names_in(question)], args)
             return 0
         if args.data is None or args.otb is None:
             raise ValueError("training and tracking need --data, datasets to learn from, and --otb, to track")
@@ -68,10 +69,14 @@ def chosen(questions: Sequence[int], names: Sequence[str]) -> list[Row]:
     unknown = [name for name in names if name not in ROWS]
     if unknown:
         raise ValueError(f"no row is called {unknown[0]!r}: choose from {', '.join(ROWS)}")
-    wanted = set(names)
-    wanted |= {name for table in TABLES if table.question in questions for name in table.rows}
+    wanted = set(names).union(*map(names_in, questions))
     rows = [row for row in ROWS.values() if row.name in wanted or not (questions or names)]
     return sorted(rows, key=lambda row: row.of is not None)
+
+
+def names_in(question: int) -> set[str]:
+    """The rows of a question."""
+    return {name for table in TABLES if table.question == question for name in table.rows}
 
 
 # Training and tracking ----------------------------------------------------------------------------------------------
@@ -201,9 +206,11 @@ def costs(name: str, config: Config) -> dict[str, int]:
 # Speed --------------------------------------------------------------------------------------------------------------
 
 
-def measure_speed(rows: Sequence[Row], args: argparse.Namespace) -> None:
-    """All rows in one run of the benchmark, on its own clip; with random weights where a row has not been trained."""
+def measure_speed(question: int, rows: Sequence[Row], args: argparse.Namespace) -> None:
+    """The rows in one run of the benchmark, on its own clip; with random weights where a row has not been trained."""
     recipes = {row.name: recipe_of(row, 0, args) for row in rows if row.of is None}
+    if not recipes:
+        return
     folders = [
         exported(name, weights_for_speed(recipe, args.output), args) for name, recipe in recipes.items()
     ]
@@ -231,7 +238,7 @@ def measure_speed(rows: Sequence[Row], args: argparse.Namespace) -> None:
     ]
     for each in figures:
         del each["model"]
-    file = args.results / f"speed-{device}.json"
+    file = args.results / f"speed-{device}-{question}.json"
     _write(file, {"machine": report.machine, "clip": report.clip, "rows": figures, "notes": report.left_out})
     print(f"speed: {file}")
 
@@ -336,7 +343,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("--max-frames", type=int, help="of each sequence; all without")
     add("--workers", type=int, default=0)
     add("--max-gigabytes", type=float, default=8.0, help="memory that decoded images may take")
-    add("--speed", action="store_true", help="measure the time of rows instead")
+    add("--speed", action="store_true", help="measure the time of rows instead, question by question")
     add("--backend", choices=("openvino", "onnxruntime", "torch"), default="openvino")
     add("--precision", nargs="+", default=["f32"], choices=("f32", "bf16", "f16", "int8"))
     add("--threads", type=int, help="as many as cores without")
