@@ -242,29 +242,36 @@ def plot_table(table: Table, results: Results, path: Path) -> bool:
 
 
 def plot_pareto(names: Sequence[str], results: Results, path: Path) -> bool:
-    """AUC against the time of a frame on a CPU, a line for the best of each precision; False without both."""
-    figure = Figure(figsize=(8, 5), dpi=100, layout="constrained")
-    axes, drawn = figure.add_subplot(), 0
-    for precision in results.precisions(("cpu", 4)):
-        points = [
-            (ms, auc.mean, name)
-            for name in names
-            if (ms := results.ms(name, ("cpu", 4), precision)) and (auc := results.auc(name, "otb"))
-        ]
-        if not points:
-            continue
-        drawn += 1
-        best = pareto([(ms, auc) for ms, auc, _ in points])
-        (line,) = axes.plot(*zip(*best, strict=True), "-", label=precision)
-        axes.plot([ms for ms, *_ in points], [auc for _, auc, _ in points], "o", color=line.get_color())
-        for ms, auc, name in points:
-            axes.annotate(name, (ms, auc), textcoords="offset points", xytext=(5, 4), fontsize=8)
-    if not drawn:
+    """What a row scores against the time of a frame on a CPU, a line for the best of each precision: whole passes on
+    the left, pieces on the right. False without both.
+    """
+    scores: dict[str, dict[str, float]] = {"AUC on otb/": {}, "overlap in pieces of otb/": {}}
+    for name in names:
+        if auc := results.auc(name, "otb"):
+            for values, value in zip(scores.values(), (auc.mean, results.pieces(name).mean()), strict=True):
+                values[name] = float(value)
+    where = ("cpu", 4)
+    ms = {
+        precision: {
+            name: took for name in scores["AUC on otb/"] if (took := results.ms(name, where, precision))
+        }
+        for precision in results.precisions(where)
+    }
+    ms = {precision: took for precision, took in ms.items() if took}
+    if not ms:
         return False
-    axes.set_xlabel("ms a frame on the CPU")
-    axes.set_ylabel("AUC on otb/, mean over seeds")
-    axes.legend(frameon=False)
-    _plain(axes)
+    figure = Figure(figsize=(12, 5), dpi=100, layout="constrained")
+    for axes, (label, values) in zip(figure.subplots(1, 2), scores.items(), strict=True):
+        for precision, took in ms.items():
+            points = [(took[name], values[name]) for name in took]
+            (line,) = axes.plot(*zip(*pareto(points), strict=True), "-", label=precision)
+            axes.plot(*zip(*points, strict=True), "o", color=line.get_color())
+            for name, point in zip(took, points, strict=True):
+                axes.annotate(name, point, textcoords="offset points", xytext=(5, 4), fontsize=8)
+        axes.set_xlabel("ms a frame on the CPU")
+        axes.set_ylabel(label)
+        axes.legend(frameon=False)
+        _plain(axes)
     figure.savefig(path, format="png")
     return True
 
