@@ -41,7 +41,7 @@ _MLP = tuple(
 )
 # The blocks that are missed least, as measured for `tiny-from-compact`; of the last three the first, the middle and
 # the end.
-_FADE = "blocks fade over half of the samples"
+_FADE = "fade over half of the samples"
 _DEPTH = (
     _COMPACT.faded("depth-6", f"6 blocks: two {_FADE}, those missed least", 0.5, (1, 2), next_left=True),
     _COMPACT.faded(
