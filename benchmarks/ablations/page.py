@@ -266,8 +266,10 @@ def plot_pareto(names: Sequence[str], results: Results, path: Path) -> bool:
             points = [(took[name], values[name]) for name in took]
             (line,) = axes.plot(*zip(*pareto(points), strict=True), "-", label=precision)
             axes.plot(*zip(*points, strict=True), "o", color=line.get_color())
-            for name, point in zip(took, points, strict=True):
-                axes.annotate(name, point, textcoords="offset points", xytext=(5, 4), fontsize=8)
+        slowest = max(ms.values(), key=lambda took: max(took.values()))  # a row is as high in every precision
+        for name in slowest:
+            point = (slowest[name], values[name])
+            axes.annotate(name, point, textcoords="offset points", xytext=(6, -9), fontsize=8)
         axes.set_xlabel("ms a frame on the CPU")
         axes.set_ylabel(label)
         axes.legend(frameon=False)
