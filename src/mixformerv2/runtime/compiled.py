@@ -50,7 +50,7 @@ def _digest_of_file(file: Path) -> bytes:
 
 @functools.cache
 def _digest_of_content(file: Path, *_: int) -> bytes:
-    """Once for each size and time of a file: weights take a fifth of a second, and are asked for three times."""
+    """Once for each size and time of a file: those of weights are asked for three times as a model opens."""
     return hashlib.sha256(file.read_bytes()).digest()
 
 
