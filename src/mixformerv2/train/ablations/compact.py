@@ -5,9 +5,8 @@ from __future__ import annotations
 import dataclasses
 
 from mixformerv2.config import preset
-from mixformerv2.train.ablations.row import BATCH, DATA, Row, Table, losses_of, row_names
+from mixformerv2.train.ablations.row import BATCH, DATA, OPTIM, Row, Table, losses_of, row_names
 from mixformerv2.train.ablations.shrinking import Origin
-from mixformerv2.train.optim import OptimConfig
 from mixformerv2.train.shipped import WARY
 
 _TARGET = preset("compact")
@@ -23,15 +22,7 @@ _COMPACT = Origin(
             ),
         ),
         "batch": BATCH,
-        "optim": OptimConfig(
-            lr=2e-4,
-            trunk_lr=4e-5,
-            fresh_lr=8e-5,
-            clip_norm=1.0,
-            warmup_samples=3_200,
-            schedule="linear",
-            decay_share=1.0,
-        ),
+        "optim": dataclasses.replace(OPTIM, lr=2e-4, trunk_lr=4e-5, fresh_lr=8e-5, decay_share=1.0),
     },
     at_once={"frozen_embedding": True},
 )
