@@ -38,6 +38,7 @@ CHANGES: tuple[tuple[str, Mapping[str, Any]], ...] = (
     ("half of the first frame's error in size corrected", {"size_calibration": 0.5}),
     ("the box of a lost target follows the network", {"hold_when_lost": False}),
     ("lost below a score of 0.3", {"lost_threshold": 0.3}),
+    ("a lost target is not looked for in a wider window", {"widen_when_lost": 1.0}),
 )
 
 

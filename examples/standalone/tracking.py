@@ -57,8 +57,12 @@ class Tracker:
     def update(self, frame):
         """The box (x, y, w, h) in the next frame, and the network's score."""
         box, score = self.look(frame, self.sought())
-        lost = score < max(self.rules["lost_threshold"], self.has_left * self.rules["found_threshold"])
-        held = lost and self.rules["hold_when_lost"]
+        threshold = max(self.rules["lost_threshold"], self.has_left * self.rules["found_threshold"])
+        if score < threshold and self.rules["widen_when_lost"] > 1:
+            wide_box, wide_score = self.look(frame, self.widened())
+            if wide_score >= max(threshold, self.rules["found_threshold"]):
+                box, score = wide_box, wide_score
+        held = score < threshold and self.rules["hold_when_lost"]
         if not held:
             self.move(box, frame)
         sides = self.box[2:] - self.box[:2]
@@ -72,6 +76,12 @@ class Tracker:
         """The last box; of a target that was lost at the border, as large as it was when it last was clear of it."""
         missing = np.maximum(self.clear_sides - (self.box[2:] - self.box[:2]), 0) * self.has_left
         return self.box + np.concatenate([-missing, missing]) / 2
+
+    def widened(self):
+        """What is sought, larger, so that the window around it is."""
+        box = self.sought()
+        middle, half = (box[:2] + box[2:]) / 2, (box[2:] - box[:2]) / 2 * self.rules["widen_when_lost"]
+        return np.concatenate([middle - half, middle + half])
 
     def move(self, box, frame):
         """To a box in the frame, its size corrected, and a part of its change of size taken back."""

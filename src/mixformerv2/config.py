@@ -111,8 +111,11 @@ class TrackerConfig:
     score_decay: float = 1.0  # the best score of the interval is multiplied by this every frame
     online_templates: int = 1
     lost_threshold: float = 0.5  # below this score the state is "lost"
-    # One that is held at the border is sought in a larger window, and found from this score on; 0: as any other.
+    # One that is sought in a larger window is found from this score on. At the border it is so, once it is held there,
+    # unless this is 0.
     found_threshold: float = 0.0
+    # One that is not found is looked for again in the same frame, in a window so many times as wide; 1: it is not.
+    widen_when_lost: float = 1.0
     min_side_px: float = 10.0  # the box never shrinks below this
     size_calibration: float = (
         0.0  # share of the first frame's error in width and height that is corrected from then on
@@ -134,6 +137,8 @@ class TrackerConfig:
             )
         if not 0 <= self.size_calibration <= 1:
             raise ValueError(f"size_calibration must be a share in [0, 1], got {self.size_calibration}")
+        if not self.widen_when_lost >= 1:
+            raise ValueError(f"widen_when_lost must be at least 1, got {self.widen_when_lost}")
         if not 0 <= self.size_inertia < 1:
             raise ValueError(f"size_inertia must be a share in [0, 1), got {self.size_inertia}")
 
@@ -168,6 +173,7 @@ _NEAR = dataclasses.replace(
     size_inertia=0.5,
     lost_threshold=0.4,
     found_threshold=0.6,
+    widen_when_lost=1.6,
     hold_when_lost=True,
 )
 _WIDE: dict[str, Any] = dict(dim=768, heads=12)

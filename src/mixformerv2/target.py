@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 import warnings
-from collections.abc import Callable
 from types import FrameType
 from typing import Any
 
@@ -73,8 +72,8 @@ class TemplateMemory:
 class Target:
     """What is known of one object, from the box that a person drew in ``rgb`` on.
 
-    The network is asked by the tracker, about one target or about many at once: where to look is ``window``, what it
-    answers goes to ``follow``. ``cache`` is the backend's own of the templates as they are now.
+    Where it is looked for is ``sought_frame``, and what the network answers goes to ``follow``: the answer of ``look``,
+    or one of many that a tracker asks for at once. ``cache`` is the backend's own of the templates as they are now.
     """
 
     def __init__(self, rgb: RgbFrame, box: Any, backend: Backend, config: TrackerConfig) -> None:
@@ -83,6 +82,8 @@ class Target:
         self.box_frame = _inside(box, self._frame_size)
         self._clear_sides = _sides(self.box_frame)  # when it last was clear of the border
         self._has_left = False  # lost at the border, and waited for there
+        search_px = backend.config.model.search_px
+        self._crop = np.empty((search_px, search_px, 3), np.uint8)  # every frame's search crop in turn
         self.memory = TemplateMemory(self._cut_template(rgb), config)
         self.size_factors: Float[np.ndarray, "2"] = np.ones(2)
         self._encode()
@@ -120,15 +121,28 @@ class Target:
             around_frame, self._config.search_factor, search_px, self._config.published_mapping
         )
 
+    def look(self, rgb: RgbFrame, around_frame: geometry.Box) -> tuple[geometry.Box, float]:
+        """The network's box in the frame and its score, in a search window around a box."""
+        window = self.window(around_frame)
+        located = self._backend.search(window.cut(rgb, out=self._crop)[None], self.cache)
+        return window.to_frame(located.box_unit[0]), float(located.score[0])
+
     def follow(self, rgb: RgbFrame, box_frame: geometry.Box, score: float) -> Result:
-        """Takes the network's box and score for the frame; encodes the templates again where they have changed.
+        """Takes the network's box and score for the frame, or what a wider window shows where they do not find the
+        target; encodes the templates again where they have changed.
 
         Raises ValueError for an answer that is not finite, and stays as it was.
         """
+        config = self._config
+        threshold = max(config.lost_threshold, config.found_threshold * self._has_left)
+        if score < threshold and config.widen_when_lost > 1:
+            wider_frame = geometry.rescale(self.sought_frame, np.full(2, config.widen_when_lost))
+            wide_box_frame, wide_score = self.look(rgb, wider_frame)
+            if wide_score >= max(threshold, config.found_threshold):
+                box_frame, score = wide_box_frame, wide_score
         if not np.isfinite([*box_frame, score]).all():
             raise ValueError("the network answered with numbers that are not finite: its weights are damaged")
-        config = self._config
-        lost = score < max(config.lost_threshold, config.found_threshold * self._has_left)
+        lost = score < threshold
         held = lost and config.hold_when_lost
         if not held:
             min_side = min(config.min_side_px, *self._frame_size)
@@ -160,11 +174,11 @@ class Target:
         last, now = _sides(self.box_frame), _sides(visible)
         return geometry.rescale(visible, (last / now) ** self._config.size_inertia)
 
-    def calibrate_size(self, look: Callable[[geometry.Box], geometry.Box]) -> None:
+    def calibrate_size(self, rgb: RgbFrame) -> None:
         """Factors for the width and height of later boxes: a network sees some targets too wide, always.
 
         Looks at the first frame as it will at later ones, the target elsewhere in the window and of another size, and
-        takes the median of the looks that find it. ``look`` gives the network's box in a window around a box.
+        takes the median of the looks that find it.
         """
         if not self._config.size_calibration:
             return
@@ -172,7 +186,7 @@ class Target:
         sides = _sides(true_frame)
         for log_scale, x, y in _LOOKS:
             moved_frame = true_frame + np.tile(sides * (x, y), 2)
-            box_frame = look(geometry.rescale(moved_frame, np.full(2, np.exp(log_scale))))
+            box_frame, _ = self.look(rgb, geometry.rescale(moved_frame, np.full(2, np.exp(log_scale))))
             if geometry.iou(box_frame, true_frame) >= _MIN_IOU_OF_LOOK:
                 errors.append(np.log(sides / _sides(box_frame)))
         error = np.median(errors, axis=0) if errors else np.zeros(2)

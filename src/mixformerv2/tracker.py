@@ -7,9 +7,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from mixformerv2 import geometry
 from mixformerv2.config import DEFAULT_MODEL, TrackerConfig
 from mixformerv2.images import as_rgb_uint8, check_channels
 from mixformerv2.results import Result
@@ -58,8 +55,6 @@ class Tracker:
         self.config = config or backend.config.tracker
         self._channels = channels
         self.target: Target | None = None
-        search_px = backend.config.model.search_px
-        self._crop = np.empty((search_px, search_px, 3), np.uint8)  # every frame's search crop in turn
 
     def init(self, frame: Any, box: Any) -> None:
         """Starts on the object in ``box``, ``(x, y, w, h)`` in pixels of ``frame``.
@@ -73,7 +68,7 @@ class Tracker:
     def init_rgb(self, rgb: RgbFrame, box: Any) -> None:
         """``init`` for a frame that is RGB uint8 already, as those of a video source are, whatever ``channels`` is."""
         target = Target(rgb, box, self.backend, self.config)
-        target.calibrate_size(lambda around_frame: self._look(rgb, target, around_frame)[0])
+        target.calibrate_size(rgb)
         self.target = target
 
     @property
@@ -99,13 +94,7 @@ class Tracker:
         if self.target is None:
             raise ValueError(_NOT_STARTED)
         self.target.enter(rgb)
-        return self.target.follow(rgb, *self._look(rgb, self.target, self.target.sought_frame))
-
-    def _look(self, rgb: RgbFrame, target: Target, around_frame: geometry.Box) -> tuple[geometry.Box, float]:
-        """The network's box in the frame and its score, in a search window around a box."""
-        window = target.window(around_frame)
-        located = self.backend.search(window.cut(rgb, out=self._crop)[None], target.cache)
-        return window.to_frame(located.box_unit[0]), float(located.score[0])
+        return self.target.follow(rgb, *self.target.look(rgb, self.target.sought_frame))
 
 
 def track(

@@ -91,8 +91,13 @@ public:
 
     double update(const Image& frame) {  // the score; the box is in `box`
         double score;
-        const Box seen = look(frame, sought(), score);
+        Box seen = look(frame, sought(), score);
         const double threshold = std::max(config.number("lost_threshold"), has_left * config.number("found_threshold"));
+        if (score < threshold && config.number("widen_when_lost") > 1) {
+            double wide_score;
+            const Box seen_wide = look(frame, widened(), wide_score);
+            if (wide_score >= std::max(threshold, config.number("found_threshold"))) seen = seen_wide, score = wide_score;
+        }
         const bool held = score < threshold && config.number("hold_when_lost");
         if (!held) {
             move(seen.x1, seen.x2, width_factor, frame.width, box.x1, box.x2);
@@ -113,6 +118,13 @@ private:
     Box sought() const {
         if (!has_left) return box;
         const double x = std::max(clear_width - box.x2 + box.x1, 0.0) / 2, y = std::max(clear_height - box.y2 + box.y1, 0.0) / 2;
+        return {box.x1 - x, box.y1 - y, box.x2 + x, box.y2 + y};
+    }
+
+    // What is sought, larger, so that the window around it is.
+    Box widened() const {
+        const Box box = sought();
+        const double grown = (config.number("widen_when_lost") - 1) / 2, x = (box.x2 - box.x1) * grown, y = (box.y2 - box.y1) * grown;
         return {box.x1 - x, box.y1 - y, box.x2 + x, box.y2 + y};
     }
 

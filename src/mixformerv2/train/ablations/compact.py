@@ -9,7 +9,9 @@ from mixformerv2.train.ablations.row import BATCH, DATA, OPTIM, Row, Table, loss
 from mixformerv2.train.ablations.shrinking import Origin
 from mixformerv2.train.shipped import WARY
 
-_TARGET = preset("compact")
+_SHIPPED = preset("compact")
+# The rules are those that the rows were run with.
+_TARGET = dataclasses.replace(_SHIPPED, tracker=dataclasses.replace(_SHIPPED.tracker, widen_when_lost=1.0))
 _COMPACT = Origin(
     "compact",
     _TARGET,
