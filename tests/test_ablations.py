@@ -114,6 +114,17 @@ def test_a_shorter_run_is_shorter_in_everything() -> None:
         assert set(own.values()) == {samples}
 
 
+@pytest.mark.parametrize("samples", [1_440, 12_000, SAMPLES])
+def test_a_stage_that_rows_share_is_the_same_in_all_of_them(samples: int) -> None:
+    known: dict[str, stages.StageConfig] = {}
+    shared = 0
+    for row in ROWS.values():
+        for stage in row.recipe(samples=samples).stages if row.stages else ():
+            shared += stage.name in known
+            assert known.setdefault(stage.name, stage) == stage, f"{stage.name} in {row.name}"
+    assert shared
+
+
 def test_each_head_has_every_loss_that_it_can_take() -> None:
     def losses(name: str) -> tuple[float, ...]:
         weights = ROWS[name].stages[-1].losses

@@ -47,8 +47,15 @@ class Row:
         own = [stage.name for stage in self.stages if (stage.name + ".").startswith(self.name + ".")]
         names = {name: f"{name}.seed-{seed}" if seed else name for name in own}
 
+        stages = [_longer(stage, samples / SAMPLES) for stage in self.stages]
+        for index, stage in enumerate(self.stages):
+            # Rounded one by one, those of two stages of a row would not add up to those of one.
+            parts = [at for at in range(index) if self.stages[at].name.startswith(stage.name + ".")]
+            total = stage.samples + sum(self.stages[at].samples for at in parts)
+            left = _whole(total * samples / SAMPLES) - sum(stages[at].samples for at in parts)
+            stages[index] = dataclasses.replace(stages[index], samples=max(left, BATCH))
+
         def seeded(stage: StageConfig) -> StageConfig:
-            stage = _longer(stage, samples / SAMPLES)
             if stage.name not in own:
                 return stage
             start, teacher = (
@@ -57,13 +64,7 @@ class Row:
             )
             return dataclasses.replace(stage, name=names[stage.name], start=start, teacher=teacher, seed=seed)
 
-        *before, last = map(seeded, self.stages)
-        # Rounded to batches one by one, those of two stages would not add up to those of one.
-        mine = sum(stage.samples for stage in self.stages if stage.name in own)
-        rest = sum(stage.samples for stage in before if stage.name in names.values())
-        total = round(mine * samples / SAMPLES / BATCH) * BATCH
-        last = dataclasses.replace(last, samples=max(total - rest, BATCH))
-        return Recipe(PREFIX + self.name, (*before, last))
+        return Recipe(PREFIX + self.name, tuple(map(seeded, stages)))
 
     def config(self, trained: Config) -> Config:
         """How it tracks with a network whose config this is."""
@@ -71,16 +72,18 @@ class Row:
 
 
 def _longer(stage: StageConfig, factor: float) -> StageConfig:
-    def whole(samples: int, least: int = 0) -> int:
-        return max(round(factor * samples / BATCH) * BATCH, least)
-
-    optim = dataclasses.replace(stage.optim, warmup_samples=whole(stage.optim.warmup_samples))
+    optim = dataclasses.replace(stage.optim, warmup_samples=_whole(factor * stage.optim.warmup_samples))
     return dataclasses.replace(
         stage,
-        samples=whole(stage.samples, BATCH),
-        auxiliary_samples=whole(stage.auxiliary_samples),
+        samples=max(_whole(factor * stage.samples), BATCH),
+        auxiliary_samples=_whole(factor * stage.auxiliary_samples),
         optim=optim,
     )
+
+
+def _whole(samples: float) -> int:
+    """In whole batches."""
+    return round(samples / BATCH) * BATCH
 
 
 @dataclass(frozen=True)
