@@ -17,7 +17,8 @@ import openvino
 import pytest
 import replay
 from replay import BOX, NUM_FRAMES, paint
-from test_size_rules import HOLDING, leave_and_return
+from test_looking_again import JUMPED, WIDENING
+from test_size_rules import HOLDING, leave_and_return, square_frame
 from test_tracker import BOX as SQUARE
 from test_tracker import Seeing
 
@@ -124,6 +125,17 @@ def test_a_target_that_leaves_and_returns_is_followed_alike(tmp_path: Path) -> N
         np.testing.assert_allclose(found[0], result.box, rtol=0, atol=1e-4)
         states.append(result.state)
     assert states == ["tracking"] * 7 + ["lost"] * 3 + ["tracking"] * 2
+
+
+def test_a_target_that_jumps_is_followed_alike(tmp_path: Path) -> None:
+    tracker, theirs = both(tmp_path, **asdict(WIDENING))
+    tracker.backend = Seeing()
+    theirs.encode, theirs.search = (lambda *_: 0), Seeing().search
+    for each in (tracker, theirs):
+        each.init(square_frame(), SQUARE)
+    found, result = theirs.update(JUMPED), tracker.update(JUMPED)
+    assert result.state == "tracking" and result.box[0] < 20
+    np.testing.assert_allclose(found[0], result.box, rtol=0, atol=1e-4)
 
 
 @pytest.mark.parametrize("page", ["tracking.py", "cpp/track.cpp"])
