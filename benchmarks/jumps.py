@@ -11,18 +11,15 @@ python benchmarks/jumps.py --root ../shared/data/otb compact --every 10 --sides 
 from __future__ import annotations
 
 import argparse
-import dataclasses
-import json
 
 import cv2
 import numpy as np
+import ruled
 from jaxtyping import Float
 from rich.console import Console
 from rich.table import Table
 
 from mixformerv2 import Tracker, geometry
-from mixformerv2.cli.common import key_values
-from mixformerv2.data.datasets import open_datasets
 from mixformerv2.data.sequence import Sequence
 
 FRAMES = 240  # of a sequence
@@ -65,32 +62,22 @@ def follow(tracker: Tracker, sequence: Sequence, moved: Float[np.ndarray, "frame
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("models", nargs="+", help="shipped names, exported folders or checkpoints")
-    parser.add_argument("--root", required=True, help="folder of one dataset, or of several")
     parser.add_argument("--every", type=int, default=10, help="frames from one jump to the next")
     parser.add_argument("--sides", type=float, nargs="+", default=[0.5, 1.4], help="of the target, a jump")
-    parser.add_argument("--precision", default="auto")
-    parser.add_argument(
-        "--rule", action="append", default=[], help="KEY=VALUE instead of the model's own, as JSON"
-    )
-    given = parser.parse_args()
-    rules = {key: json.loads(value) for key, value in key_values(given.rule).items()}
-    sequences = [sequence for dataset in open_datasets(given.root).values() for sequence in dataset]
+    given, sequences = ruled.parse(parser)
     table = Table("model", "sides", "mean overlap", "least")
-    for model in given.models:
-        tracker = Tracker(model, precision=given.precision)
-        tracker.config = dataclasses.replace(tracker.config, **rules)
+    for name, tracker in ruled.trackers(given):
         for sides in given.sides:
             overlaps = {
                 sequence.name: follow(tracker, sequence, jumps(sequence, given.every, sides))
                 for sequence in sequences
             }
-            worst = sorted((overlap, name) for name, overlap in overlaps.items())[:4]
+            worst = sorted((overlap, sequence) for sequence, overlap in overlaps.items())[:4]
             table.add_row(
-                f"{model} in {tracker.backend.precision}",
+                name,
                 f"{sides:g}",
                 f"{np.mean([*overlaps.values()]):.3f}",
-                ", ".join(f"{name} {overlap:.2f}" for overlap, name in worst),
+                ", ".join(f"{sequence} {overlap:.2f}" for overlap, sequence in worst),
             )
     Console(soft_wrap=True).print(table)
 

@@ -12,19 +12,16 @@ python benchmarks/leaving.py --root ../shared/data/otb compact --precision bf16 
 from __future__ import annotations
 
 import argparse
-import dataclasses
-import json
 from collections.abc import Iterator
 from itertools import product
 from typing import NamedTuple
 
 import numpy as np
+import ruled
 from rich.console import Console
 from rich.table import Table
 
 from mixformerv2 import Tracker, geometry
-from mixformerv2.cli.common import key_values
-from mixformerv2.data.datasets import open_datasets
 from mixformerv2.data.sequence import Sequence
 
 STRETCHES = 8  # of a sequence
@@ -95,27 +92,17 @@ def follow(tracker: Tracker, sequence: Sequence, pan: Pan) -> float | None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("models", nargs="+", help="shipped names, exported folders or checkpoints")
-    parser.add_argument("--root", required=True, help="folder of one dataset, or of several")
-    parser.add_argument("--precision", default="auto")
-    parser.add_argument(
-        "--rule", action="append", default=[], help="KEY=VALUE instead of the model's own, as JSON"
-    )
-    given = parser.parse_args()
-    rules = {key: json.loads(value) for key, value in key_values(given.rule).items()}
-    sequences = [sequence for dataset in open_datasets(given.root).values() for sequence in dataset]
+    given, sequences = ruled.parse(parser)
     table = Table("model", "passes", "found again", "overlap at the end", "least often found")
-    for model in given.models:
-        tracker, found = Tracker(model, precision=given.precision), []
-        tracker.config = dataclasses.replace(tracker.config, **rules)
+    for name, tracker in ruled.trackers(given):
+        found = []
         for sequence in sequences:
             ends = [follow(tracker, sequence, pan) for pan in pans(sequence)]
             found.append(np.array([end for end in ends if end is not None]))
         every = np.concatenate(found)
         named = zip([sequence.name for sequence in sequences], found, strict=True)
-        shares = sorted((np.mean(one > 0.4), name, len(one)) for name, one in named if len(one))
-        worst = ", ".join(f"{name} {share:.2f} of {count}" for share, name, count in shares[:4])
-        name = f"{model} in {tracker.backend.precision}"
+        shares = sorted((np.mean(one > 0.4), sequence, len(one)) for sequence, one in named if len(one))
+        worst = ", ".join(f"{sequence} {share:.2f} of {count}" for share, sequence, count in shares[:4])
         table.add_row(name, str(len(every)), f"{np.mean(every > 0.4):.3f}", f"{every.mean():.3f}", worst)
     Console(soft_wrap=True).print(table)
 
