@@ -1,6 +1,7 @@
 """Target-frames per second of one MultiTracker and of as many single trackers, on the demo clip.
 
 python benchmarks/targets.py tiny --targets 1 2 4 8 --precision f32 bf16
+python benchmarks/targets.py tiny --lost     (no score counts as found: every target is searched twice in each frame)
 python benchmarks/targets.py tiny --backend torch --json targets.json
 
 All share a loaded backend; rounds alternate, so that a slow moment of the machine falls on both. `gain` is the median
@@ -12,6 +13,7 @@ saves work.
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import time
 from itertools import islice
@@ -25,6 +27,7 @@ from rich.table import Table
 
 import mixformerv2
 from mixformerv2 import MultiTracker, Tracker
+from mixformerv2.config import TrackerConfig
 from mixformerv2.images import Frame
 from mixformerv2.runtime.backend import Backend, open_backend
 from mixformerv2.video import open_source
@@ -54,15 +57,15 @@ def timed(run: Any, frames: list[Frame]) -> np.ndarray:
     return np.array([time.perf_counter(), time.process_time()]) - began
 
 
-def measure(backend: Backend, count: int, rounds: int) -> dict[str, float]:
+def measure(backend: Backend, config: TrackerConfig, count: int, rounds: int) -> dict[str, float]:
     """Medians over the rounds."""
     began = time.perf_counter()
     frames = decode()
     decode_s = (time.perf_counter() - began) * (FRAMES - 1) / FRAMES
     times: list[tuple[np.ndarray, np.ndarray]] = []
     for _ in range(rounds + 1):
-        singles = [Tracker(backend=backend) for _ in range(count)]
-        together = MultiTracker(backend=backend)
+        singles = [Tracker(backend=backend, config=config) for _ in range(count)]
+        together = MultiTracker(backend=backend, config=config)
         for single, box in zip(singles, boxes(count), strict=True):
             single.init(frames[0], box)
             together.add(frames[0], box)
@@ -90,15 +93,20 @@ def main() -> None:
     parser.add_argument("--precision", nargs="+", default=["f32"])
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--lost", action="store_true", help="no score counts as found")
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
     cv2.setNumThreads(args.threads)
     figures: list[dict[str, Any]] = []
     for precision in args.precision:
         backend = open_backend(args.model, args.backend, precision, threads=args.threads)
+        config = backend.config.tracker
+        if args.lost:
+            config = dataclasses.replace(config, lost_threshold=1.0)
         named = {"model": args.model, "backend": backend.name, "precision": backend.precision}
         figures += [
-            named | {"targets": count} | measure(backend, count, args.rounds) for count in args.targets
+            named | {"targets": count} | measure(backend, config, count, args.rounds)
+            for count in args.targets
         ]
     table = Table(*figures[0])
     for figure in figures:

@@ -34,7 +34,7 @@ ALLOWED: dict[str, set[str]] = {
     "runtime": {"geometry", "config", "model"},
     "target": {"geometry", "config", "results", "runtime"},
     "tracker": {"geometry", "config", "results", "images", "video", "runtime", "target"},
-    "multitracker": {"config", "results", "images", "runtime", "target", "tracker"},
+    "multitracker": {"geometry", "config", "results", "images", "runtime", "target", "tracker"},
     "recording": {
         *("files", "interrupts", "results", "starts", "images", "video", "overlay"),
         *("tracker", "multitracker"),

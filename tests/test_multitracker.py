@@ -97,6 +97,7 @@ def test_many_targets_in_a_real_video_are_followed_as_each_alone(
     backend = opened(name)
     # New templates every three frames; the third target begins later, so it has its own at other frames.
     rules = dict(update_interval=3, update_threshold=0.0, search_factor=4.0, published_mapping=False)
+    rules |= dict(lost_threshold=0.7, widen_when_lost=1.6)  # some are looked for twice
     config = TrackerConfig(**rules, online_templates=online_templates, size_calibration=0.5)  # type: ignore[arg-type]
     together = MultiTracker(backend=backend, config=config)
     results: dict[int, list[Result]] = {id: [] for id in BEGINS}
@@ -128,6 +129,19 @@ def test_one_pass_a_frame_asks_about_every_target() -> None:
         tracker.update(noise_frame(seed))
     assert backend.passes == [(0, 1, 2, 3, 4)] * 2
     assert backend.stacks == 1
+
+
+def test_those_that_it_does_not_find_are_looked_for_once_more_in_one_pass() -> None:
+    backend = Many({0: [0.9, 0.7, 0.8, 0.6], 1: [0.3, 0.2, 0.1, 0.1], 2: [0.3, 0.1]})
+    tracker = many(backend, config=dataclasses.replace(RULES, found_threshold=0.6, widen_when_lost=2.0))
+    for _ in range(3):
+        tracker.add(grey_frame(100), BOX)
+    for scores in ([0.9, 0.7, 0.3], [0.8, 0.6, 0.1]):
+        results = tracker.update(grey_frame(100))
+        assert [result.score for result in results.values()] == pytest.approx(scores)
+        assert [result.state for result in results.values()] == ["tracking", "tracking", "lost"]
+    assert backend.passes == [(0, 1, 2), (1, 2)] * 2
+    assert backend.stacks == 2
 
 
 def test_templates_change_target_by_target_and_are_stacked_anew_only_then() -> None:
@@ -182,7 +196,7 @@ def test_nothing_is_kept_of_targets_that_went() -> None:
     tracker.update(noise_frame())
     gc.collect()
     assert [target() for target in targets] == [None] * 3
-    assert not tracker._stacks
+    assert not tracker._stacks._of_last_frame
 
 
 def test_a_target_that_comes_or_goes_leaves_the_others_as_they_are() -> None:

@@ -9,11 +9,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from mixformerv2 import geometry
 from mixformerv2.config import DEFAULT_MODEL, TrackerConfig
 from mixformerv2.images import as_rgb_uint8
 from mixformerv2.results import Result
 from mixformerv2.runtime.backend import Backend
-from mixformerv2.target import RgbFrame, Target
+from mixformerv2.target import RgbFrame, Sight, Target
 from mixformerv2.tracker import Tracker
 
 
@@ -24,11 +25,36 @@ class _Stack(NamedTuple):
     cache: Any
 
 
+class _Stacks:
+    """Caches of several targets as one, made anew only when a target came, went, was lost or changed its templates."""
+
+    def __init__(self, backend: Backend) -> None:
+        self._backend = backend
+        self._of_last_frame: list[_Stack] = []
+        self._of_this_frame: list[_Stack] = []
+
+    def forget_unused(self) -> None:
+        """At the end of a frame."""
+        self._of_last_frame, self._of_this_frame = self._of_this_frame, []
+
+    def stacked(self, caches: list[Any]) -> Any:
+        known = (*self._of_this_frame, *self._of_last_frame)
+        stack = next((stack for stack in known if _are_same(stack.caches, caches)), None)
+        stack = stack or _Stack(caches, self._backend.stack(caches))
+        self._of_this_frame.append(stack)
+        return stack.cache
+
+
+def _are_same(caches: list[Any], others: list[Any]) -> bool:
+    return len(caches) == len(others) and all(map(is_, caches, others))
+
+
 class MultiTracker:
     """Follows many objects through one video, each by the rules of a ``Tracker`` of its own.
 
     The options are those of ``Tracker``. Targets come with ``add`` and go with ``drop`` at any frame; ``update`` asks
-    the network about all of them at once. They do not know of each other: two targets may end on the same object.
+    the network about all of them at once, and once more about those that it does not find. They do not know of each
+    other: two targets may end on the same object.
     """
 
     def __init__(
@@ -46,7 +72,7 @@ class MultiTracker:
         self._channels = channels
         self._targets: dict[int, Target] = {}
         self._last_id = 0
-        self._stacks: dict[int, _Stack] = {}
+        self._stacks = _Stacks(self.backend)
 
     @property
     def config(self) -> TrackerConfig:
@@ -99,37 +125,32 @@ class MultiTracker:
 
     def update_rgb(self, rgb: RgbFrame) -> dict[int, Result]:
         """``update`` for a frame that is RGB uint8 already."""
-        # The network takes targets together that have as many online templates: all, unless the config has several.
-        groups: dict[int, dict[int, Target]] = defaultdict(dict)
-        for id, target in self._targets.items():
+        for target in self._targets.values():
             target.enter(rgb)
-            groups[len(target.memory.online)][id] = target
-        results: dict[int, Result] = {}
-        for num_online, group in groups.items():
-            found = self._look(rgb, num_online, list(group.values()))
-            results |= dict(zip(group, found, strict=True))
-        self._stacks = {num_online: self._stacks[num_online] for num_online in groups}
-        return {id: results[id] for id in self._targets}
+        sights = self._look(rgb, {id: target.sought_frame for id, target in self._targets.items()})
+        wider_frames = {id: self._targets[id].wider_frame(sight.score) for id, sight in sights.items()}
+        wider = self._look(rgb, {id: frame for id, frame in wider_frames.items() if frame is not None})
+        self._stacks.forget_unused()
+        return {id: target.follow(rgb, sights[id], wider.get(id)) for id, target in self._targets.items()}
 
-    def _look(self, rgb: RgbFrame, num_online: int, targets: list[Target]) -> list[Result]:
-        windows = [target.window(target.sought_frame) for target in targets]
+    def _look(self, rgb: RgbFrame, around_frame: dict[int, geometry.Box]) -> dict[int, Sight]:
+        """What the network sees of these targets, by id, in search windows around these boxes."""
+        # It takes targets together that have as many online templates: all, unless the config has several.
+        groups: dict[int, list[int]] = defaultdict(list)
+        for id in around_frame:
+            groups[len(self._targets[id].memory.online)].append(id)
         side = self.backend.config.model.search_px
-        crops = np.empty((len(windows), side, side, 3), np.uint8)
-        for crop, window in zip(crops, windows, strict=True):
-            window.cut(rgb, out=crop)
-        boxes_unit, scores = self.backend.search(crops, self._stacked(num_online, targets))
-        return [
-            target.follow(rgb, window.to_frame(box_unit), float(score))
-            for target, window, box_unit, score in zip(targets, windows, boxes_unit, scores, strict=True)
-        ]
-
-    def _stacked(self, num_online: int, targets: list[Target]) -> Any:
-        """The targets' caches as one, made anew when a target came, went or changed its templates."""
-        caches = [target.cache for target in targets]
-        known = self._stacks.get(num_online)
-        if known is None or len(known.caches) != len(caches) or not all(map(is_, known.caches, caches)):
-            known = self._stacks[num_online] = _Stack(caches, self.backend.stack(caches))
-        return known.cache
+        sights: dict[int, Sight] = {}
+        for ids in groups.values():
+            windows = [self._targets[id].window(around_frame[id]) for id in ids]
+            cache = self._stacks.stacked([self._targets[id].cache for id in ids])
+            crops = np.empty((len(ids), side, side, 3), np.uint8)
+            for crop, window in zip(crops, windows, strict=True):
+                window.cut(rgb, out=crop)
+            boxes_unit, scores = self.backend.search(crops, cache)
+            for id, window, box_unit, score in zip(ids, windows, boxes_unit, scores, strict=True):
+                sights[id] = Sight(window.to_frame(box_unit), float(score))
+        return sights
 
     def _known(self) -> str:
         return ", ".join(map(str, self._targets)) or "none"

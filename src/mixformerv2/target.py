@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import warnings
 from types import FrameType
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float, UInt8
@@ -25,6 +25,13 @@ _MIN_IOU_OF_LOOK = 0.3
 _MAX_LOG_CORRECTION = 0.7
 _TINY_PX = 1e-6
 _NEAR_BORDER = 0.1  # of its sides: a box that is so near to the border may reach over it
+
+
+class Sight(NamedTuple):
+    """What one look at a frame shows of a target: the network's box in the frame, and its score."""
+
+    box_frame: geometry.Box
+    score: float
 
 
 class TemplateMemory:
@@ -72,8 +79,9 @@ class TemplateMemory:
 class Target:
     """What is known of one object, from the box that a person drew in ``rgb`` on.
 
-    Where it is looked for is ``sought_frame``, and what the network answers goes to ``follow``: the answer of ``look``,
-    or one of many that a tracker asks for at once. ``cache`` is the backend's own of the templates as they are now.
+    Where it is looked for is ``sought_frame``, and with what that shows once more where ``wider_frame`` says. What the
+    network answers goes to ``follow``: the answers of ``look``, or of many that a tracker asks for at once. ``cache``
+    is the backend's own of the templates as they are now.
     """
 
     def __init__(self, rgb: RgbFrame, box: Any, backend: Backend, config: TrackerConfig) -> None:
@@ -121,25 +129,33 @@ class Target:
             around_frame, self._config.search_factor, search_px, self._config.published_mapping
         )
 
-    def look(self, rgb: RgbFrame, around_frame: geometry.Box) -> tuple[geometry.Box, float]:
-        """The network's box in the frame and its score, in a search window around a box."""
+    def look(self, rgb: RgbFrame, around_frame: geometry.Box) -> Sight:
+        """What the network sees in a search window around a box."""
         window = self.window(around_frame)
         located = self._backend.search(window.cut(rgb, out=self._crop)[None], self.cache)
-        return window.to_frame(located.box_unit[0]), float(located.score[0])
+        return Sight(window.to_frame(located.box_unit[0]), float(located.score[0]))
 
-    def follow(self, rgb: RgbFrame, box_frame: geometry.Box, score: float) -> Result:
-        """Takes the network's box and score for the frame, or what a wider window shows where they do not find the
-        target; encodes the templates again where they have changed.
+    @property
+    def _threshold(self) -> float:
+        """The score from which on the target counts as found."""
+        return max(self._config.lost_threshold, self._config.found_threshold * self._has_left)
+
+    def wider_frame(self, score: float) -> geometry.Box | None:
+        """What to look around once more in this frame, after a first look of this score; None where that is enough."""
+        if self._config.widen_when_lost == 1 or not score < self._threshold:
+            return None
+        return geometry.rescale(self.sought_frame, np.full(2, self._config.widen_when_lost))
+
+    def follow(self, rgb: RgbFrame, sight: Sight, wider: Sight | None = None) -> Result:
+        """Takes what a look at the frame showed, or the wider one where that finds the target for sure; encodes the
+        templates again where they have changed.
 
         Raises ValueError for an answer that is not finite, and stays as it was.
         """
-        config = self._config
-        threshold = max(config.lost_threshold, config.found_threshold * self._has_left)
-        if score < threshold and config.widen_when_lost > 1:
-            wider_frame = geometry.rescale(self.sought_frame, np.full(2, config.widen_when_lost))
-            wide_box_frame, wide_score = self.look(rgb, wider_frame)
-            if wide_score >= max(threshold, config.found_threshold):
-                box_frame, score = wide_box_frame, wide_score
+        config, threshold = self._config, self._threshold
+        if wider is not None and wider.score >= max(threshold, config.found_threshold):
+            sight = wider
+        box_frame, score = sight
         if not np.isfinite([*box_frame, score]).all():
             raise ValueError("the network answered with numbers that are not finite: its weights are damaged")
         lost = score < threshold
@@ -186,7 +202,7 @@ class Target:
         sides = _sides(true_frame)
         for log_scale, x, y in _LOOKS:
             moved_frame = true_frame + np.tile(sides * (x, y), 2)
-            box_frame, _ = self.look(rgb, geometry.rescale(moved_frame, np.full(2, np.exp(log_scale))))
+            box_frame = self.look(rgb, geometry.rescale(moved_frame, np.full(2, np.exp(log_scale)))).box_frame
             if geometry.iou(box_frame, true_frame) >= _MIN_IOU_OF_LOOK:
                 errors.append(np.log(sides / _sides(box_frame)))
         error = np.median(errors, axis=0) if errors else np.zeros(2)

@@ -91,10 +91,13 @@ class Tracker:
 
     def update_rgb(self, rgb: RgbFrame) -> Result:
         """``update`` for a frame that is RGB uint8 already."""
-        if self.target is None:
+        target = self.target
+        if target is None:
             raise ValueError(_NOT_STARTED)
-        self.target.enter(rgb)
-        return self.target.follow(rgb, *self.target.look(rgb, self.target.sought_frame))
+        target.enter(rgb)
+        sight = target.look(rgb, target.sought_frame)
+        wider_frame = target.wider_frame(sight.score)
+        return target.follow(rgb, sight, None if wider_frame is None else target.look(rgb, wider_frame))
 
 
 def track(
