@@ -32,24 +32,16 @@ def scores(tracker: Tracker, sequence: Sequence, rng: np.random.Generator) -> tu
             continue
         frame, box = sequence.frame(index), sequence.boxes_frame[index]
         side = np.sqrt(geometry.area(box))
-        found, score = look(tracker, frame, box + np.tile(rng.normal(0, OFF * side, 2), 2))
+        found, score = tracker.target.look(frame, box + np.tile(rng.normal(0, OFF * side, 2), 2))
         if geometry.iou(found, box) > 0.5:
             there.append(score)
         reach = (tracker.config.search_factor * side + box[2:] - box[:2]) / 2
         for _ in range(TRIES):
             offset = rng.uniform((0, 0), frame.shape[1::-1]) - (box[:2] + box[2:]) / 2
             if (np.abs(offset) > reach).any():
-                away.append(look(tracker, frame, box + np.tile(offset, 2))[1])
+                away.append(tracker.target.look(frame, box + np.tile(offset, 2)).score)
                 break
     return there, away
-
-
-def look(tracker: Tracker, frame: np.ndarray, around: np.ndarray) -> tuple[np.ndarray, float]:
-    """The network's box and score in a window around a box."""
-    assert tracker.target is not None
-    window = tracker.target.window(around)
-    located = tracker.backend.search(window.cut(frame)[None], tracker.target.cache)
-    return window.to_frame(located.box_unit[0]), float(located.score[0])
 
 
 def main() -> None:

@@ -312,10 +312,10 @@ written by hand but what each table says, which stands in `findings.md` there.
   network of another row. Rows with the same `--output` train the teachers that they share once. `--max-minutes 9`
   saves and stops, and the same command goes on; rows that are done are left alone.
 - All rows of a table have the same data, batch and schedule, and as many samples of their own, {SAMPLES:,} where
-  `--samples` says nothing else; a teacher's samples come on top. Rows of questions 1, 2 and 5 leave the first four of
-  eight blocks as they are in the ViT-S; of questions 3 and 4 all blocks are trained. Each row has the losses that its
-  head can take. Rows that are made of `compact` start from the weights that the package ships, and keep its patches,
-  positions and prediction tokens.
+  `--samples` says nothing else; a teacher's samples come on top. Rows of questions 1, 2 and 5, and those of question 3
+  with a dense head of eight blocks, leave the first four as they are in the ViT-S; of the other tables all blocks are
+  trained. Each row has the losses that its head can take. Rows that are made of `compact` start from the weights that
+  the package ships, and keep its patches, positions and prediction tokens.
 - AUC is that of one pass over whole sequences, in f32: on `otb/`, which nothing is trained on, and on
   {" and ".join(f"`{name}`" for name in HELD_OUT)} of `got10k/train`, which `data.sample.held_out` keeps out of
   every training of a row.
