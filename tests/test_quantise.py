@@ -31,7 +31,7 @@ from mixformerv2.runtime.backend import (
     shipped_models,
 )
 from mixformerv2.runtime.export import export
-from mixformerv2.runtime.openvino import automatic, fastest_floating
+from mixformerv2.runtime.openvino import choose, fastest_floating
 from mixformerv2.runtime.quantise import QuantiseConfig, quantise
 
 NEEDS_NNCF = pytest.mark.skipif(
@@ -149,10 +149,10 @@ def test_auto_passes_over_an_int8_graph_that_is_damaged_or_of_other_files(
     folder: Path, monkeypatch: pytest.MonkeyPatch, file: str
 ) -> None:
     monkeypatch.setattr(cpu, "instructions", lambda: ("avx512_vnni",))
-    assert automatic(folder, "CPU") == "int8"
+    assert choose(folder, "auto", "CPU")[0] == "int8"
     content = (folder / file).read_bytes()
     (folder / file).write_bytes(content[: len(content) // 2])
-    assert automatic(folder, "CPU") == fastest_floating("CPU")
+    assert choose(folder, "auto", "CPU")[0] == fastest_floating("CPU")
 
 
 @pytest.mark.parametrize(

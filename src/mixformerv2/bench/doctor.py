@@ -53,12 +53,12 @@ def diagnose() -> Diagnosis:
 
     Raises ImportError where OpenVINO itself cannot be loaded.
     """
-    from mixformerv2.runtime.openvino import automatic, available
+    from mixformerv2.runtime.openvino import available, choose
 
     devices, precisions = available()
     instruction_sets = _instruction_sets()
     versions = {"python": platform.python_version()} | {package: version(package) for package in PACKAGES}
-    taken = {name: automatic(weights.parent, "CPU") for name, weights in shipped_models().items()}
+    taken = {name: choose(weights.parent, "auto", "CPU")[0] for name, weights in shipped_models().items()}
     choices = [
         Choice(name, "openvino", precision, _why(name, precision)) for name, precision in taken.items()
     ]

@@ -76,16 +76,35 @@ def available() -> tuple[list[str], tuple[str, ...]]:
     return list(core().available_devices), precisions("CPU")
 
 
-def automatic(folder: Path, device: str) -> str:
-    """The fastest precision of a model: int8 where the processor is made for it and the folder has that graph, whole
-    and made of what lies beside it.
+def choose(folder: Path, precision: str, device: str) -> tuple[str, ov.Model | None]:
+    """The precision of a model, and its int8 graph where it is that one.
+
+    ``auto`` is the fastest: int8 where the processor is made for it and the folder has that graph, whole and made of
+    what lies beside it. Raises ValueError or FileNotFoundError for one that the device or the folder does not have.
     """
-    int8 = _int8_graph(folder) if _is_made_for_int8(device) else None
-    return fastest_floating(device) if int8 is None else "int8"
-
-
-def _is_made_for_int8(device: str) -> bool:
-    return device == "CPU" and cpu.is_made_for_int8()
+    if precision == "auto":
+        is_made_for_int8 = device == "CPU" and cpu.is_made_for_int8()
+        int8 = _int8_graph(folder) if is_made_for_int8 else None
+        return (fastest_floating(device), None) if int8 is None else ("int8", int8)
+    there = precisions(device)
+    if precision not in there:
+        raise ValueError(
+            f"this device has no {precision} arithmetic: choose precision {', '.join(there)}, or auto"
+        )
+    if precision != "int8":
+        return precision, None
+    int8 = _int8_graph(folder)
+    if int8 is None:
+        made_so = f"`mixformerv2 quantise {folder} --calibrate VIDEO"
+        if not (folder / INT8_GRAPH).is_file():
+            raise FileNotFoundError(
+                f"{folder} has no graph in int8: make one with {made_so}`, or choose another precision"
+            )
+        raise ValueError(
+            f"{folder / INT8_GRAPH} is damaged, or was made of other weights or graphs than those beside it: make "
+            f"it anew with {made_so} --overwrite`"
+        )
+    return "int8", int8
 
 
 def fastest_floating(device: str) -> str:
@@ -134,9 +153,7 @@ class OpenVINOBackend:
         if self._device not in self._core.available_devices:
             devices = ", ".join(self._core.available_devices)
             raise ValueError(f"OpenVINO has no device {device!r} here: choose one of {devices}")
-        takes_int8 = precision == "int8" or (precision == "auto" and _is_made_for_int8(self._device))
-        int8 = _int8_graph(folder) if takes_int8 else None
-        self.precision = self._choose(precision, folder, int8)
+        self.precision, int8 = choose(folder, precision, self._device)
         floating = floating_precision(self.precision, self._device)
         self._options: dict[str, Any] = {"INFERENCE_PRECISION_HINT": floating}
         if threads is not None and self._device == "CPU":
@@ -161,26 +178,6 @@ class OpenVINOBackend:
         if targets.is_static and targets.get_length() != 1:
             raise ValueError(of_fixed_batch(targets.get_length(), 1))
         return model
-
-    def _choose(self, precision: str, folder: Path, int8: ov.Model | None) -> str:
-        if precision == "auto":
-            return fastest_floating(self._device) if int8 is None else "int8"
-        there = precisions(self._device)
-        if precision not in there:
-            raise ValueError(
-                f"this device has no {precision} arithmetic: choose precision {', '.join(there)}, or auto"
-            )
-        if precision == "int8" and int8 is None:
-            made_so = f"`mixformerv2 quantise {folder} --calibrate VIDEO"
-            if not (folder / INT8_GRAPH).is_file():
-                raise FileNotFoundError(
-                    f"{folder} has no graph in int8: make one with {made_so}`, or choose another precision"
-                )
-            raise ValueError(
-                f"{folder / INT8_GRAPH} is damaged, or was made of other weights or graphs than those beside it: make "
-                f"it anew with {made_so} --overwrite`"
-            )
-        return precision
 
     def encode_templates(
         self, template: UInt8[np.ndarray, "b side side 3"], online: UInt8[np.ndarray, "b online side side 3"]
