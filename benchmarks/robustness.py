@@ -22,7 +22,7 @@ from mixformerv2.data.sequence import Sequence
 from mixformerv2.evaluate.peers import options_of_folder
 from mixformerv2.evaluate.protocols import PROTOCOLS, measure
 from mixformerv2.evaluate.run import AnyTracker, one_pass
-from mixformerv2.evaluate.spec import TrackerSpec, open_tracker, parse
+from mixformerv2.evaluate.spec import TrackerSpec, describe, open_tracker, parse, settled
 
 
 class Job(NamedTuple):
@@ -85,6 +85,7 @@ def main() -> None:
     with ProcessPoolExecutor(args.workers) as pool:
         for text in args.tracker:
             spec = spec_of(text, args.peers)
+            label = settled(spec, describe(spec)).label
             jobs = [
                 Job(spec, args.root, sequence, seed, args.share)
                 for seed in range(args.starts)
@@ -97,7 +98,8 @@ def main() -> None:
             )
             ends = f"{means.min():.3f}, {means.max():.3f}"
             print(
-                f"| `{text}` | {means.mean():.3f} | {means.std(ddof=1):.3f} | {ends} | {unsure} |", flush=True
+                f"| `{label}` | {means.mean():.3f} | {means.std(ddof=1):.3f} | {ends} | {unsure} |",
+                flush=True,
             )
 
 

@@ -13,7 +13,7 @@ from tiny import CONFIG, MODEL, square_box, square_frame, write_checkpoint
 from trackers import HERE
 
 from mixformerv2.evaluate.run import AnyTracker
-from mixformerv2.evaluate.spec import TrackerSpec, describe, open_tracker, parse
+from mixformerv2.evaluate.spec import TrackerSpec, describe, open_tracker, parse, settled
 from mixformerv2.model import checkpoint
 from mixformerv2.model.network import build
 from mixformerv2.tracker import Tracker
@@ -127,6 +127,13 @@ def test_text_becomes_the_type_that_an_option_has() -> None:
 )
 def test_a_label_is_short_and_tells_what_changes_the_boxes(text: str, options: dict, label: str) -> None:
     assert parse(text, options).label.replace(Path(sys.executable).name, "python") == label
+
+
+@pytest.mark.parametrize("given", [{}, {"precision": "auto"}, {"precision": "int8"}], ids=str)
+def test_a_run_is_called_by_the_precision_that_it_had(given: dict[str, str]) -> None:
+    described = {"backend": "openvino", "precision": "int8"}
+    assert settled(parse("tiny", given), described).label == "tiny (precision=int8)"
+    assert settled(parse("opencv:vit"), {"text": "opencv:vit"}).label == "opencv:vit"
 
 
 def test_a_model_on_disk_is_called_after_its_file_or_its_folder(tmp_path: Path) -> None:

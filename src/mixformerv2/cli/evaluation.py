@@ -81,7 +81,7 @@ def evaluate(
     from mixformerv2.evaluate.datasets import open_for_evaluation
     from mixformerv2.evaluate.execute import check_execution, run_all, share_cores, usable_cores
     from mixformerv2.evaluate.run import check_max_frames
-    from mixformerv2.evaluate.spec import describe
+    from mixformerv2.evaluate.spec import describe, settled
     from mixformerv2.evaluate.store import Store, describe_run
     from mixformerv2.runtime import cpu
 
@@ -114,8 +114,9 @@ def evaluate(
     with ExitStack() as stack:
         stores: list[Store] = []
         for spec, folder, machine in zip(specs, folders, measured, strict=True):
-            about = describe(spec), opened.name, opened.root, opened.lengths, max_frames, machine
-            description = describe_run(spec.label, *about)
+            described = describe(spec)
+            about = described, opened.name, opened.root, opened.lengths, max_frames, machine
+            description = describe_run(settled(spec, described).label, *about)
             stores.append(stack.enter_context(Store.open(folder, description)))
         for spec, store in zip(specs, stores, strict=True):
             try:

@@ -171,6 +171,13 @@ def describe(spec: TrackerSpec) -> dict[str, Any]:
     return described
 
 
+def settled(spec: TrackerSpec, described: Mapping[str, Any]) -> TrackerSpec:
+    """The same tracker, its precision the one that ``described`` says where it was left to the machine."""
+    if "precision" not in described:
+        return spec
+    return dataclasses.replace(spec, options={**spec.options, "precision": described["precision"]})
+
+
 def _option_types(spec: TrackerSpec, given: Mapping[str, Any]) -> Mapping[str, type]:
     """What each option must be, all but ``threads``. Raises as ``parse`` does where the tracker is unknown."""
     if spec.kind == "opencv":
