@@ -13,7 +13,7 @@ from mixformerv2.config import TrackerConfig
 from mixformerv2.multitracker import MultiTracker
 from mixformerv2.tracker import Tracker
 
-WIDENING = dataclasses.replace(HOLDING, widen_when_lost=2.0)
+WIDENING = dataclasses.replace(HOLDING, widen_when_lost=2.0, widened_threshold=0.5)
 JUMPED = square_frame(52 - 40)  # beyond the window around BOX, within one twice as wide
 
 
@@ -47,7 +47,7 @@ def test_a_target_that_is_found_is_not_looked_for_again() -> None:
 
 @pytest.mark.parametrize(
     ("scores", "score", "state"),
-    [([0.3, 0.6], 0.6, "tracking"), ([0.3, 0.5], 0.3, "lost"), ([0.3, 0.2], 0.3, "lost")],
+    [([0.3, 0.5], 0.5, "tracking"), ([0.3, 0.45], 0.3, "lost"), ([0.3, 0.2], 0.3, "lost")],
 )
 def test_in_the_wider_window_a_target_has_to_be_found_for_sure(
     scores: list[float], score: float, state: str

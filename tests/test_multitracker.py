@@ -133,7 +133,7 @@ def test_one_pass_a_frame_asks_about_every_target() -> None:
 
 def test_those_that_it_does_not_find_are_looked_for_once_more_in_one_pass() -> None:
     backend = Many({0: [0.9, 0.7, 0.8, 0.6], 1: [0.3, 0.2, 0.1, 0.1], 2: [0.3, 0.1]})
-    tracker = many(backend, config=dataclasses.replace(RULES, found_threshold=0.6, widen_when_lost=2.0))
+    tracker = many(backend, config=dataclasses.replace(RULES, widened_threshold=0.6, widen_when_lost=2.0))
     for _ in range(3):
         tracker.add(grey_frame(100), BOX)
     for scores in ([0.9, 0.7, 0.3], [0.8, 0.6, 0.1]):

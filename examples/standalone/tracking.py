@@ -60,7 +60,7 @@ class Tracker:
         threshold = max(self.rules["lost_threshold"], self.has_left * self.rules["found_threshold"])
         if score < threshold and self.rules["widen_when_lost"] > 1:
             wide_box, wide_score = self.look(frame, self.widened())
-            if wide_score >= max(threshold, self.rules["found_threshold"]):
+            if wide_score >= max(threshold, self.rules["widened_threshold"]):
                 box, score = wide_box, wide_score
         held = score < threshold and self.rules["hold_when_lost"]
         if not held:

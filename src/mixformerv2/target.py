@@ -153,7 +153,7 @@ class Target:
         Raises ValueError for an answer that is not finite, and stays as it was.
         """
         config, threshold = self._config, self._threshold
-        if wider is not None and wider.score >= max(threshold, config.found_threshold):
+        if wider is not None and wider.score >= max(threshold, config.widened_threshold):
             sight = wider
         box_frame, score = sight
         if not np.isfinite([*box_frame, score]).all():

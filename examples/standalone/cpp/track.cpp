@@ -96,7 +96,7 @@ public:
         if (score < threshold && config.number("widen_when_lost") > 1) {
             double wide_score;
             const Box seen_wide = look(frame, widened(), wide_score);
-            if (wide_score >= std::max(threshold, config.number("found_threshold"))) seen = seen_wide, score = wide_score;
+            if (wide_score >= std::max(threshold, config.number("widened_threshold"))) seen = seen_wide, score = wide_score;
         }
         const bool held = score < threshold && config.number("hold_when_lost");
         if (!held) {

@@ -120,8 +120,10 @@ OPTIM = OptimConfig(
     trunk_lr=1e-4, fresh_lr=2e-4, clip_norm=1.0, warmup_samples=3_200, schedule="linear", decay_share=0.5
 )
 SETTINGS: dict[str, Any] = {"data": DATA, "batch": BATCH, "optim": OPTIM, "auxiliary_samples": 3_200}
-# Those of `compact` without the one that asks for a higher score than so few samples teach to give.
-_RULES = dataclasses.replace(preset("compact").tracker, found_threshold=0.0, widen_when_lost=1.0)
+# Those of `compact` without those that ask for a higher score than so few samples teach to give.
+_RULES = dataclasses.replace(
+    preset("compact").tracker, found_threshold=0.0, widen_when_lost=1.0, widened_threshold=0.0
+)
 
 
 def near(**changes: Any) -> Config:
