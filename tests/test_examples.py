@@ -91,7 +91,7 @@ def test_a_box_whose_sides_are_the_wrong_way_round_is_taken_alike(
         each.init(paint(0), BOX)
     assert tracker.target is not None
     inverted = np.array([60.0, 20.0, 40.0, 50.0])
-    tracker.target.follow(paint(1), Sight(inverted, 1.0))
+    tracker.target.follow(paint(1), [Sight(inverted, 1.0)])
     theirs.move(inverted, paint(1))
     np.testing.assert_allclose(theirs.box, tracker.target.box_frame, rtol=0, atol=1e-4)
 

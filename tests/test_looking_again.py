@@ -11,9 +11,10 @@ from test_tracker import BOX, Scripted, Seeing, grey_frame, noise_frame
 
 from mixformerv2.config import TrackerConfig
 from mixformerv2.multitracker import MultiTracker
+from mixformerv2.runtime.backend import Located
 from mixformerv2.tracker import Tracker
 
-WIDENING = dataclasses.replace(HOLDING, widen_when_lost=2.0, widened_threshold=0.5)
+WIDENING = dataclasses.replace(HOLDING, widen_when_lost=2.0)
 JUMPED = square_frame(52 - 40)  # beyond the window around BOX, within one twice as wide
 
 
@@ -47,19 +48,41 @@ def test_a_target_that_is_found_is_not_looked_for_again() -> None:
 
 @pytest.mark.parametrize(
     ("scores", "score", "state"),
-    [([0.3, 0.5], 0.5, "tracking"), ([0.3, 0.45], 0.3, "lost"), ([0.3, 0.2], 0.3, "lost")],
+    [
+        ([0.3, 0.4, 0.6], 0.6, "tracking"),
+        ([0.3, 0.4, 0.55], 0.3, "lost"),
+        ([0.3, 0.39], 0.3, "lost"),
+    ],
 )
-def test_in_the_wider_window_a_target_has_to_be_found_for_sure(
+def test_what_the_wider_window_shows_has_to_be_the_target_for_sure_when_it_is_looked_at_near(
     scores: list[float], score: float, state: str
 ) -> None:
-    tracker = Tracker(backend=Scripted(scores), config=WIDENING)
+    backend = Scripted(scores)
+    tracker = Tracker(backend=backend, config=WIDENING)
     tracker.init(grey_frame(100), BOX)
     result = tracker.update(grey_frame(100))
     assert (result.score, result.state) == (pytest.approx(score), state)
+    assert len(backend.crops) == len(scores)
+
+
+def test_what_the_wider_window_shows_is_looked_at_in_one_of_the_usual_width() -> None:
+    class Keeping(Seeing):
+        def search(self, crop: np.ndarray, cache: int) -> Located:
+            self.crops.append(crop[0].copy())
+            return super().search(crop, cache)
+
+    backend = Keeping()
+    tracker = Tracker(backend=backend, config=WIDENING)
+    tracker.init(square_frame(), BOX)
+    tracker.update(JUMPED)
+    first, wide, near = ((crop.min(axis=-1) > 150) for crop in backend.crops)
+    assert (first.sum(), wide.sum(), near.sum()) == (0, 8 * 8, 16 * 16)
+    rows, columns = np.nonzero(near)
+    assert (columns.mean(), rows.mean()) == pytest.approx((31.5, 31.5), abs=1)
 
 
 def test_a_target_that_left_is_looked_for_in_the_wider_window_too() -> None:
-    tracker = Tracker(backend=Scripted([0.3, 0.3, 0.5, 0.5, 0.5, 0.7]), config=WIDENING)
+    tracker = Tracker(backend=Scripted([0.3, 0.3, 0.5, 0.5, 0.55, 0.5, 0.5, 0.7]), config=WIDENING)
     tracker.init(grey_frame(100), (2, 42, 30, 16))
     assert [tracker.update(grey_frame(100)).state for _ in range(3)] == ["lost", "lost", "tracking"]
 

@@ -60,8 +60,12 @@ class Tracker:
         threshold = max(self.rules["lost_threshold"], self.has_left * self.rules["found_threshold"])
         if score < threshold and self.rules["widen_when_lost"] > 1:
             wide_box, wide_score = self.look(frame, self.widened())
-            if wide_score >= max(threshold, self.rules["widened_threshold"]):
-                box, score = wide_box, wide_score
+            if wide_score >= self.rules["lost_threshold"]:
+                middle, sides = (wide_box[:2] + wide_box[2:]) / 2, wide_box[2:] - wide_box[:2]
+                nearer = self.inside(frame, middle, sides, self.rules["min_side_px"])
+                near_box, near_score = self.look(frame, nearer)
+                if near_score >= max(threshold, self.rules["found_threshold"]):
+                    box, score = near_box, near_score
         held = score < threshold and self.rules["hold_when_lost"]
         if not held:
             self.move(box, frame)

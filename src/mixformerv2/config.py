@@ -111,17 +111,15 @@ class TrackerConfig:
     score_decay: float = 1.0  # the best score of the interval is multiplied by this every frame
     online_templates: int = 1
     lost_threshold: float = 0.5  # below this score the state is "lost"
-    # One that is held at the border is sought in a larger window and found from this score on; 0: it is not.
+    # One that is sought in a larger window is found from this score on. At the border it is so, once it is held there,
+    # unless this is 0.
     found_threshold: float = 0.0
-    # One that is not found is looked for again in the same frame, in a window so many times as wide; 1: it is not.
+    # One that is not found is looked for again in the same frame, in a window so many times as wide, and what is found
+    # there is looked at in one of the usual width; 1: it is not.
     widen_when_lost: float = 1.0
-    widened_threshold: float = (
-        0.0  # there it is found from this score on, or from the usual one if that is higher
-    )
     min_side_px: float = 10.0  # the box never shrinks below this
-    size_calibration: float = (
-        0.0  # share of the first frame's error in width and height that is corrected from then on
-    )
+    # Share of the first frame's error in width and height that is corrected from then on.
+    size_calibration: float = 0.0
     size_inertia: float = 0.0  # share of the last box's size, in logarithms, that the next one keeps
     hold_when_lost: bool = False  # a lost target's box stays what and where it was
     published_mapping: bool = True  # map back from the unrounded window, as the released code does
@@ -176,7 +174,6 @@ _NEAR = dataclasses.replace(
     lost_threshold=0.4,
     found_threshold=0.6,
     widen_when_lost=1.6,
-    widened_threshold=0.5,
     hold_when_lost=True,
 )
 _WIDE: dict[str, Any] = dict(dim=768, heads=12)

@@ -53,7 +53,7 @@ class MultiTracker:
     """Follows many objects through one video, each by the rules of a ``Tracker`` of its own.
 
     The options are those of ``Tracker``. Targets come with ``add`` and go with ``drop`` at any frame; ``update`` asks
-    the network about all of them at once, and once more about those that it does not find. They do not know of each
+    the network about all of them at once, and again about those that it does not find. They do not know of each
     other: two targets may end on the same object.
     """
 
@@ -127,11 +127,17 @@ class MultiTracker:
         """``update`` for a frame that is RGB uint8 already."""
         for target in self._targets.values():
             target.enter(rgb)
-        sights = self._look(rgb, {id: target.sought_frame for id, target in self._targets.items()})
-        wider_frames = {id: self._targets[id].wider_frame(sight.score) for id, sight in sights.items()}
-        wider = self._look(rgb, {id: frame for id, frame in wider_frames.items() if frame is not None})
+        sights: dict[int, list[Sight]] = {id: [] for id in self._targets}
+        while around := self._next_looks(sights):
+            for id, sight in self._look(rgb, around).items():
+                sights[id].append(sight)
         self._stacks.forget_unused()
-        return {id: target.follow(rgb, sights[id], wider.get(id)) for id, target in self._targets.items()}
+        return {id: target.follow(rgb, sights[id]) for id, target in self._targets.items()}
+
+    def _next_looks(self, sights: dict[int, list[Sight]]) -> dict[int, geometry.Box]:
+        """The boxes to look around next, of those targets of which no look so far is enough."""
+        wanted = {id: target.next_look(sights[id]) for id, target in self._targets.items()}
+        return {id: around_frame for id, around_frame in wanted.items() if around_frame is not None}
 
     def _look(self, rgb: RgbFrame, around_frame: dict[int, geometry.Box]) -> dict[int, Sight]:
         """What the network sees of these targets, by id, in search windows around these boxes."""
@@ -149,7 +155,7 @@ class MultiTracker:
                 window.cut(rgb, out=crop)
             boxes_unit, scores = self.backend.search(crops, cache)
             for id, window, box_unit, score in zip(ids, windows, boxes_unit, scores, strict=True):
-                sights[id] = Sight(window.to_frame(box_unit), float(score))
+                sights[id] = Sight.through(window, box_unit, score)
         return sights
 
     def _known(self) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import warnings
+from collections.abc import Sequence
 from types import FrameType
 from typing import Any, NamedTuple
 
@@ -32,6 +33,14 @@ class Sight(NamedTuple):
 
     box_frame: geometry.Box
     score: float
+
+    @classmethod
+    def through(cls, window: CropWindow, box_unit: geometry.Box, score: Any) -> Sight:
+        """The network's answer about a window. Raises ValueError for one that is not finite."""
+        sight = cls(window.to_frame(box_unit), float(score))
+        if not np.isfinite([*sight.box_frame, sight.score]).all():
+            raise ValueError("the network answered with numbers that are not finite: its weights are damaged")
+        return sight
 
 
 class TemplateMemory:
@@ -79,9 +88,9 @@ class TemplateMemory:
 class Target:
     """What is known of one object, from the box that a person drew in ``rgb`` on.
 
-    Where it is looked for is ``sought_frame``, and with what that shows once more where ``wider_frame`` says. What the
-    network answers goes to ``follow``: the answers of ``look``, or of many that a tracker asks for at once. ``cache``
-    is the backend's own of the templates as they are now.
+    Of every frame ``next_look`` says where to look for it, and where next, until what the looks showed is enough and
+    goes to ``follow``: ``look`` asks the network, or a tracker of many targets asks about all of them at once.
+    ``cache`` is the backend's own of the templates as they are now.
     """
 
     def __init__(self, rgb: RgbFrame, box: Any, backend: Backend, config: TrackerConfig) -> None:
@@ -133,37 +142,41 @@ class Target:
         """What the network sees in a search window around a box."""
         window = self.window(around_frame)
         located = self._backend.search(window.cut(rgb, out=self._crop)[None], self.cache)
-        return Sight(window.to_frame(located.box_unit[0]), float(located.score[0]))
+        return Sight.through(window, located.box_unit[0], located.score[0])
 
     @property
     def _threshold(self) -> float:
-        """The score from which on the target counts as found."""
+        """The score from which on the target counts as found where it is sought."""
         return max(self._config.lost_threshold, self._config.found_threshold * self._has_left)
 
-    def wider_frame(self, score: float) -> geometry.Box | None:
-        """What to look around once more in this frame, after a first look of this score; None where that is enough."""
-        if self._config.widen_when_lost == 1 or not score < self._threshold:
-            return None
-        return geometry.rescale(self.sought_frame, np.full(2, self._config.widen_when_lost))
+    def next_look(self, sights: Sequence[Sight]) -> geometry.Box | None:
+        """The box to look around next, after these looks at the frame; None where they are enough.
 
-    def follow(self, rgb: RgbFrame, sight: Sight, wider: Sight | None = None) -> Result:
-        """Takes what a look at the frame showed, or the wider one where that finds the target for sure; encodes the
-        templates again where they have changed.
-
-        Raises ValueError for an answer that is not finite, and stays as it was.
+        A target that is not found is looked for once more in a wider window, and what that shows is looked at as near
+        as any target is: in the wide window it was too small for its score to tell it from others.
         """
+        config = self._config
+        if not sights:
+            return self.sought_frame
+        if sights[0].score >= self._threshold or config.widen_when_lost == 1:
+            return None
+        if len(sights) == 1:
+            return geometry.rescale(self.sought_frame, np.full(2, config.widen_when_lost, float))
+        if len(sights) == 2 and sights[1].score >= config.lost_threshold:
+            return self._on_frame(sights[1].box_frame)
+        return None
+
+    def follow(self, rgb: RgbFrame, sights: Sequence[Sight]) -> Result:
+        """Takes what the looks at the frame showed; encodes the templates again where they have changed."""
         config, threshold = self._config, self._threshold
-        if wider is not None and wider.score >= max(threshold, config.widened_threshold):
-            sight = wider
-        box_frame, score = sight
-        if not np.isfinite([*box_frame, score]).all():
-            raise ValueError("the network answered with numbers that are not finite: its weights are damaged")
+        box_frame, score = sights[0]
+        if len(sights) == 3 and sights[2].score >= max(threshold, config.found_threshold):
+            box_frame, score = sights[2]
         lost = score < threshold
         held = lost and config.hold_when_lost
         if not held:
-            min_side = min(config.min_side_px, *self._frame_size)
             box_frame = self._at_its_size(geometry.rescale(box_frame, self.size_factors))
-            self.box_frame = geometry.clip(box_frame, self._frame_size, min_side)
+            self.box_frame = self._on_frame(box_frame)
         clear = geometry.is_clear(self.box_frame, self._frame_size, _NEAR_BORDER)
         self._has_left = held and not clear and config.found_threshold > 0
         if clear:
@@ -174,6 +187,10 @@ class Target:
         if self.memory.refresh():
             self._encode()
         return Result(self.box, score, "lost" if lost else "tracking")
+
+    def _on_frame(self, box_frame: geometry.Box) -> geometry.Box:
+        """The box kept on the frame, and no narrower than it may be."""
+        return geometry.clip(box_frame, self._frame_size, min(self._config.min_side_px, *self._frame_size))
 
     def _at_its_size(self, box_frame: geometry.Box) -> geometry.Box:
         """The box with a part of its change of size since the last frame taken back: a network misjudges sizes

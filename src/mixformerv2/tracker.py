@@ -11,7 +11,7 @@ from mixformerv2.config import DEFAULT_MODEL, TrackerConfig
 from mixformerv2.images import as_rgb_uint8, check_channels
 from mixformerv2.results import Result
 from mixformerv2.runtime.backend import Backend, open_backend
-from mixformerv2.target import RgbFrame, Target
+from mixformerv2.target import RgbFrame, Sight, Target
 from mixformerv2.video import FrameSource, open_source
 
 _NOT_STARTED = "the tracker has no object yet: call init(frame, box) before update(frame)"
@@ -95,9 +95,10 @@ class Tracker:
         if target is None:
             raise ValueError(_NOT_STARTED)
         target.enter(rgb)
-        sight = target.look(rgb, target.sought_frame)
-        wider_frame = target.wider_frame(sight.score)
-        return target.follow(rgb, sight, None if wider_frame is None else target.look(rgb, wider_frame))
+        sights: list[Sight] = []
+        while (around_frame := target.next_look(sights)) is not None:
+            sights.append(target.look(rgb, around_frame))
+        return target.follow(rgb, sights)
 
 
 def track(

@@ -95,8 +95,16 @@ public:
         const double threshold = std::max(config.number("lost_threshold"), has_left * config.number("found_threshold"));
         if (score < threshold && config.number("widen_when_lost") > 1) {
             double wide_score;
-            const Box seen_wide = look(frame, widened(), wide_score);
-            if (wide_score >= std::max(threshold, config.number("widened_threshold"))) seen = seen_wide, score = wide_score;
+            const Box wide = look(frame, widened(), wide_score);
+            if (wide_score >= config.number("lost_threshold")) {
+                const double least = config.number("min_side_px");
+                double near_score;
+                Box near{};
+                inside((wide.x1 + wide.x2) / 2, wide.x2 - wide.x1, least, frame.width, near.x1, near.x2);
+                inside((wide.y1 + wide.y2) / 2, wide.y2 - wide.y1, least, frame.height, near.y1, near.y2);
+                near = look(frame, near, near_score);
+                if (near_score >= std::max(threshold, config.number("found_threshold"))) seen = near, score = near_score;
+            }
         }
         const bool held = score < threshold && config.number("hold_when_lost");
         if (!held) {

@@ -11,9 +11,7 @@ from mixformerv2.train.shipped import WARY
 
 _SHIPPED = preset("compact")
 # The rules are those that the rows were run with.
-_TARGET = dataclasses.replace(
-    _SHIPPED, tracker=dataclasses.replace(_SHIPPED.tracker, widen_when_lost=1.0, widened_threshold=0.0)
-)
+_TARGET = dataclasses.replace(_SHIPPED, tracker=dataclasses.replace(_SHIPPED.tracker, widen_when_lost=1.0))
 _COMPACT = Origin(
     "compact",
     _TARGET,

@@ -121,9 +121,7 @@ OPTIM = OptimConfig(
 )
 SETTINGS: dict[str, Any] = {"data": DATA, "batch": BATCH, "optim": OPTIM, "auxiliary_samples": 3_200}
 # Those of `compact` without those that ask for a higher score than so few samples teach to give.
-_RULES = dataclasses.replace(
-    preset("compact").tracker, found_threshold=0.0, widen_when_lost=1.0, widened_threshold=0.0
-)
+_RULES = dataclasses.replace(preset("compact").tracker, found_threshold=0.0, widen_when_lost=1.0)
 
 
 def near(**changes: Any) -> Config:
