@@ -93,16 +93,15 @@ def main() -> None:
     parser.add_argument("--precision", nargs="+", default=["f32"])
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=9)
-    parser.add_argument("--lost", action="store_true", help="no score counts as found")
+    parser.add_argument("--lost", action="store_true", help="no score counts as found; else every one does")
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
     cv2.setNumThreads(args.threads)
     figures: list[dict[str, Any]] = []
     for precision in args.precision:
         backend = open_backend(args.model, args.backend, precision, threads=args.threads)
-        config = backend.config.tracker
-        if args.lost:
-            config = dataclasses.replace(config, lost_threshold=1.0)
+        rules = dict(lost_threshold=1.0 if args.lost else 0.0, found_threshold=0.0)
+        config = dataclasses.replace(backend.config.tracker, **rules)
         named = {"model": args.model, "backend": backend.name, "precision": backend.precision}
         figures += [
             named | {"targets": count} | measure(backend, config, count, args.rounds)
