@@ -72,12 +72,11 @@ def main() -> None:
                 sequence.name: follow(tracker, sequence, jumps(sequence, given.every, sides))
                 for sequence in sequences
             }
-            worst = sorted((overlap, sequence) for sequence, overlap in overlaps.items())[:4]
             table.add_row(
                 name,
                 f"{sides:g}",
                 f"{np.mean([*overlaps.values()]):.3f}",
-                ", ".join(f"{sequence} {overlap:.2f}" for overlap, sequence in worst),
+                ruled.least(overlaps),
             )
     Console(soft_wrap=True).print(table)
 

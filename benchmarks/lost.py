@@ -11,11 +11,11 @@ from __future__ import annotations
 import argparse
 
 import numpy as np
+import ruled
 from rich.console import Console
 from rich.table import Table
 
 from mixformerv2 import Tracker, geometry
-from mixformerv2.data.datasets import open_datasets
 from mixformerv2.data.sequence import Sequence
 
 FRAMES, TRIES = 40, 50
@@ -46,24 +46,20 @@ def scores(tracker: Tracker, sequence: Sequence, rng: np.random.Generator) -> tu
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("models", nargs="+", help="shipped names, exported folders or checkpoints")
-    parser.add_argument("--root", required=True, help="folder of one dataset, or of several")
-    parser.add_argument("--precision", default="auto")
-    given = parser.parse_args()
+    given, sequences = ruled.parse(parser)
     table = Table(
         "model", "found and lost told apart\n(area under ROC)", "lost, yet > 0.5", "found, yet < 0.4"
     )
-    for model in given.models:
-        tracker, rng = Tracker(model, precision=given.precision), np.random.default_rng(0)
+    for name, tracker in ruled.trackers(given):
+        rng = np.random.default_rng(0)
         there, away = [], []
-        for dataset in open_datasets(given.root).values():
-            for sequence in dataset:
-                for all_of_them, new in zip((there, away), scores(tracker, sequence, rng), strict=True):
-                    all_of_them += new
+        for sequence in sequences:
+            for all_of_them, new in zip((there, away), scores(tracker, sequence, rng), strict=True):
+                all_of_them += new
         found, lost = np.array(there), np.array(away)
         above, equal = (found[:, None] > lost).mean(), (found[:, None] == lost).mean()
         table.add_row(
-            f"{model} in {tracker.backend.precision}",
+            name,
             f"{above + equal / 2:.3f}",
             f"{(lost > 0.5).mean():.3f}",
             f"{(found < 0.4).mean():.3f}",

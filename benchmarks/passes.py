@@ -62,13 +62,12 @@ def main() -> None:
             overlaps[sequence.name] = float(np.mean([np.mean(one.overlaps) for one in passes]))
             tracked += [is_tracked for one in passes for is_tracked in one.tracked]
             mistaken += [is_tracked for one in passes for is_tracked in one.mistaken]
-        worst = sorted((overlap, sequence) for sequence, overlap in overlaps.items())[:4]
         table.add_row(
             name,
             f"{np.mean([*overlaps.values()]):.3f}",
             f"{np.mean(tracked):.3f} of {len(tracked):,}",
             f"{np.mean(mistaken):.3f} of {len(mistaken):,}" if mistaken else "-",
-            ", ".join(f"{sequence} {overlap:.2f}" for overlap, sequence in worst),
+            ruled.least(overlaps),
         )
     Console(soft_wrap=True).print(table)
 

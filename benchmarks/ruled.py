@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from mixformerv2 import Tracker
 from mixformerv2.cli.common import key_values
@@ -32,3 +32,9 @@ def trackers(given: argparse.Namespace) -> Iterator[tuple[str, Tracker]]:
         tracker = Tracker(model, precision=given.precision)
         tracker.config = dataclasses.replace(tracker.config, **rules)
         yield f"{model} in {tracker.backend.precision}", tracker
+
+
+def least(overlaps: Mapping[str, float]) -> str:
+    """The sequences on which a tracker overlaps least."""
+    worst = sorted((overlap, sequence) for sequence, overlap in overlaps.items())[:4]
+    return ", ".join(f"{sequence} {overlap:.2f}" for overlap, sequence in worst)
