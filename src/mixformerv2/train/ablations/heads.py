@@ -43,20 +43,10 @@ _REGRESSION = (
 )
 _BINS = tuple(from_labels(f"bins-{bins}", f"{bins} bins", near(num_bins=bins)) for bins in (36, 72, 144))
 _AS_COARSE = near(num_bins=_CORNER["num_bins"])  # as the maps
-_TO_TOKENS: dict[str, Any] = {**SETTINGS, "frozen_blocks": 4}
 _DENSE = next(row for row in _HEADS if row.name == "corner").stages
 _TAUGHT = (
-    Row(
-        "dense-started",
-        "from labels alone, started from the trunk of corner",
-        (
-            *_DENSE,
-            stages.supervised(
-                *("dense-started", _AS_COARSE, SAMPLES, "corner"),
-                losses=losses_of(_AS_COARSE.model),
-                **_TO_TOKENS,
-            ),
-        ),
+    from_labels(
+        "dense-started", "from labels alone, started from the trunk of corner", _AS_COARSE, before=_DENSE
     ),
     Row(
         "dense-taught",
@@ -66,7 +56,8 @@ _TAUGHT = (
             stages.dense_to_sparse(
                 *("dense-taught", _AS_COARSE, SAMPLES, "corner"),
                 losses=losses_of(_AS_COARSE.model, divergence=5.0),
-                **_TO_TOKENS,
+                frozen_blocks=4,
+                **SETTINGS,
             ),
         ),
     ),

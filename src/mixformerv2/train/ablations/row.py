@@ -129,11 +129,19 @@ def near(**changes: Any) -> Config:
     return sized(Config(preset("compact").model, _RULES), **changes)
 
 
-def from_labels(name: str, says: str, target: Config | None = None, **settings: Any) -> Row:
-    """A ViT-S taught by labels alone, its first four blocks left as they are."""
+def from_labels(
+    name: str,
+    says: str,
+    target: Config | None = None,
+    before: tuple[StageConfig, ...] = (),
+    **settings: Any,
+) -> Row:
+    """Taught by labels alone, the first four blocks left as they are; a ViT-S, or what ``before`` has made of one."""
     target = target or near()
+    start = before[-1].name if before else "vit-s"
     defaults = {**SETTINGS, "losses": losses_of(target.model), "frozen_blocks": 4}
-    return Row(name, says, (stages.supervised(name, target, SAMPLES, "vit-s", **(defaults | settings)),))
+    stage = stages.supervised(name, target, SAMPLES, start, **(defaults | settings))
+    return Row(name, says, (*before, stage))
 
 
 def row_names(rows: tuple[Row, ...]) -> tuple[str, ...]:
