@@ -85,7 +85,7 @@ def main() -> None:
     with ProcessPoolExecutor(args.workers) as pool:
         for text in args.tracker:
             spec = spec_of(text, args.peers)
-            label = settled(spec, describe(spec)).label
+            label = settled(spec, describe(spec), "precision").label
             jobs = [
                 Job(spec, args.root, sequence, seed, args.share)
                 for seed in range(args.starts)

@@ -89,12 +89,11 @@ def test_what_was_left_to_the_machine_is_as_described_in_every_worker(
     """Another machine of a cluster may have another precision to choose."""
     opened: list[dict[str, Any]] = []
     monkeypatch.setattr(execute, "run_here", lambda opener, *_: opened.append(opener.args[0].options))
-    for text, told in (("tiny", {"precision": "f32"}), ("opencv:mil", {})):
-        about = {"text": text, "backend": "openvino", "precision": "f32"}
-        description = describe_run(text, about, "otb", "", data.lengths, None)
+    for text, chosen in (("tiny", {"backend": "openvino", "precision": "f32"}), ("opencv:mil", {})):
+        description = describe_run(text, {"text": text, **chosen}, "otb", "", data.lengths, None)
         with Store.open(tmp_path / text.replace(":", "-"), description) as store:
             run_all(parse(text, {"threads": "1"}), data.sequences.values(), store)
-        assert opened.pop() == {"threads": 1, **({"backend": "openvino"} if told else {}), **told}
+        assert opened.pop() == {"threads": 1, **chosen}
 
 
 def test_our_own_tracker_gives_the_same_bits_however_many_processes_there_are(

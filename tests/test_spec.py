@@ -132,8 +132,8 @@ def test_a_label_is_short_and_tells_what_changes_the_boxes(text: str, options: d
 @pytest.mark.parametrize("given", [{}, {"precision": "auto"}, {"precision": "int8"}], ids=str)
 def test_a_run_is_called_by_the_precision_that_it_had(given: dict[str, str]) -> None:
     described = {"backend": "openvino", "precision": "int8"}
-    assert settled(parse("tiny", given), described).label == "tiny (precision=int8)"
-    assert settled(parse("opencv:vit"), {"text": "opencv:vit"}).label == "opencv:vit"
+    assert settled(parse("tiny", given), described, "precision").label == "tiny (precision=int8)"
+    assert settled(parse("opencv:vit"), {"text": "opencv:vit"}, "precision").label == "opencv:vit"
 
 
 def test_a_model_on_disk_is_called_after_its_file_or_its_folder(tmp_path: Path) -> None:

@@ -116,7 +116,7 @@ def evaluate(
         for spec, folder, machine in zip(specs, folders, measured, strict=True):
             described = describe(spec)
             about = described, opened.name, opened.root, opened.lengths, max_frames, machine
-            description = describe_run(settled(spec, described).label, *about)
+            description = describe_run(settled(spec, described, "precision").label, *about)
             stores.append(stack.enter_context(Store.open(folder, description)))
         for spec, store in zip(specs, stores, strict=True):
             try:

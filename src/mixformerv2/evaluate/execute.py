@@ -9,11 +9,11 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from functools import partial
 from multiprocessing.connection import wait
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from mixformerv2.data.sequence import Sequence
 from mixformerv2.evaluate.run import check_max_frames
-from mixformerv2.evaluate.spec import TrackerSpec, open_tracker
+from mixformerv2.evaluate.spec import TrackerSpec, open_tracker, settled
 from mixformerv2.evaluate.store import Failure, Store
 from mixformerv2.evaluate.worker import Answer, OpenTracker, Task, Worker
 
@@ -181,8 +181,9 @@ def run_all(
         if name not in finished:
             tally.fail(name, failure)
     tasks = tally.plan(waiting, read_ahead=executor == "local" and at_once * (threads + 1) <= cores)
+    as_described = settled(spec, store.description.get("tracker", {}), "backend", "precision")
     opener = partial(
-        open_tracker, replace(spec, options={**spec.options, "threads": threads, **_settled(spec, store)})
+        open_tracker, replace(as_described, options={**as_described.options, "threads": threads})
     )
     if executor == "ray":
         from mixformerv2.evaluate.ray import run_on_ray
@@ -201,12 +202,6 @@ def run_all(
         wall_s=time.monotonic() - began,
         tracker_s=tally.tracker_s,
     )
-
-
-def _settled(spec: TrackerSpec, store: Store) -> dict[str, Any]:
-    """What was left to the machine, as it was when the run was described: other machines may choose otherwise."""
-    described = store.description.get("tracker", {}) if spec.kind == "model" else {}
-    return {key: described[key] for key in ("backend", "precision") if key in described}
 
 
 def run_here(

@@ -171,11 +171,12 @@ def describe(spec: TrackerSpec) -> dict[str, Any]:
     return described
 
 
-def settled(spec: TrackerSpec, described: Mapping[str, Any]) -> TrackerSpec:
-    """The same tracker, its precision the one that ``described`` says where it was left to the machine."""
-    if "precision" not in described:
-        return spec
-    return dataclasses.replace(spec, options={**spec.options, "precision": described["precision"]})
+def settled(spec: TrackerSpec, described: Mapping[str, Any], *options: str) -> TrackerSpec:
+    """The same tracker, these options as ``describe`` found them: what is left to the machine others may choose
+    otherwise. Trackers that are not our own have no such options.
+    """
+    found = {option: described[option] for option in options if option in described}
+    return dataclasses.replace(spec, options={**spec.options, **found})
 
 
 def _option_types(spec: TrackerSpec, given: Mapping[str, Any]) -> Mapping[str, type]:
