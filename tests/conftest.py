@@ -5,8 +5,12 @@ import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+
+if TYPE_CHECKING:
+    from exported_models import Exported
 
 # Small networks gain nothing from threads, and on a busy machine wait for one another.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -44,3 +48,17 @@ def home(model_and_clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         shutil.copy(path, tmp_path / path.name)
     monkeypatch.chdir(tmp_path)
     return tmp_path
+
+
+@pytest.fixture(scope="session")
+def exported(tmp_path_factory: pytest.TempPathFactory) -> "Exported":
+    """Small models as checkpoints and as exported folders."""
+    from exported_models import write_exported
+
+    return write_exported(tmp_path_factory.mktemp("models"))
+
+
+@pytest.fixture(scope="session")
+def exported_folder(exported: "Exported") -> Path:
+    """The one with a score head."""
+    return exported.folders["scored"]

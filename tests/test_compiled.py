@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import openvino as ov
 import pytest
-from test_runtime import Exported, exported, folder, inputs  # noqa: F401
+from exported_models import Exported, inputs
 
 from mixformerv2.runtime import compiled, openvino
 from mixformerv2.runtime.backend import Located, open_backend
@@ -42,39 +42,39 @@ def compilations(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 def test_the_second_process_finds_what_the_first_compiled(
-    folder: Path,  # noqa: F811
+    exported_folder: Path,
     place: Path,
     compilations: list[str],
 ) -> None:
-    first = answer(folder)
+    first = answer(exported_folder)
     assert len(compilations) == len(list(place.iterdir())) == 2
-    second = answer(folder)
+    second = answer(exported_folder)
     assert len(compilations) == 2
     np.testing.assert_array_equal(first.box_unit, second.box_unit)
 
 
 @pytest.mark.parametrize("damage", ["cut off", "empty", "one bit", "another's"])
 def test_a_damaged_file_is_compiled_anew_and_replaced(
-    folder: Path,  # noqa: F811
+    exported_folder: Path,
     place: Path,
     compilations: list[str],
     damage: str,
 ) -> None:
-    first = answer(folder)
+    first = answer(exported_folder)
     whole = {file: file.read_bytes() for file in place.iterdir()}
     for file, content in whole.items():
         flipped = content[:-1] + bytes([content[-1] ^ 1])
         digested = compiled.hashlib.sha256(b"no graph").digest() + b"no graph"  # whole, but no runtime's
         file.write_bytes({"cut off": content[:-9], "empty": b"", "one bit": flipped}.get(damage, digested))
-    np.testing.assert_array_equal(answer(folder).box_unit, first.box_unit)
+    np.testing.assert_array_equal(answer(exported_folder).box_unit, first.box_unit)
     assert len(compilations) == 4
     assert {file.name for file in place.iterdir()} == {file.name for file in whole}
-    answer(folder)
+    answer(exported_folder)
     assert len(compilations) == 4
 
 
 def test_a_file_of_other_weights_or_options_is_not_found(
-    exported: Exported,  # noqa: F811
+    exported: Exported,
     tmp_path: Path,
     place: Path,
     compilations: list[str],
@@ -95,7 +95,7 @@ def test_a_file_of_other_weights_or_options_is_not_found(
 
 
 def test_a_graph_made_ready_in_another_way_is_not_found(
-    folder: Path,  # noqa: F811
+    exported_folder: Path,
     place: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -105,7 +105,7 @@ def test_a_graph_made_ready_in_another_way_is_not_found(
     template, online, search = inputs(batch=1, online=1)
 
     def answered() -> Located:
-        backend = open_backend(folder, "openvino", "bf16", threads=1)
+        backend = open_backend(exported_folder, "openvino", "bf16", threads=1)
         return backend.search(search, backend.encode_templates(template, online))
 
     with monkeypatch.context() as patch:
@@ -117,24 +117,24 @@ def test_a_graph_made_ready_in_another_way_is_not_found(
 
 
 def test_nothing_is_kept_where_the_environment_says_off(
-    folder: Path,  # noqa: F811
+    exported_folder: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv(compiled.VARIABLE, "off")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    answer(folder)
+    answer(exported_folder)
     assert not list(tmp_path.iterdir())
 
 
 def test_a_folder_that_cannot_be_written_costs_only_time(
-    folder: Path,  # noqa: F811
+    exported_folder: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     (tmp_path / "file").write_text("no folder")
     monkeypatch.setenv(compiled.VARIABLE, str(tmp_path / "file" / "kept"))
-    assert np.isfinite(answer(folder).box_unit).all()
+    assert np.isfinite(answer(exported_folder).box_unit).all()
 
 
 def test_by_default_it_is_the_users_cache_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
