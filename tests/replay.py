@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -11,6 +12,7 @@ import torch
 
 from mixformerv2.config import Config, TrackerConfig
 from mixformerv2.model.network import Network, build
+from mixformerv2.overlay import OverlayVideo
 
 CONFIG = Config(
     dataclasses.replace(tiny.MODEL, num_bins=12, head_norm=True, learned_positions=True),
@@ -41,3 +43,10 @@ def paint(index: int) -> np.ndarray:
     frame = np.asarray(cv2.resize(frame, (180, 120), interpolation=cv2.INTER_CUBIC))
     frame[40 + 2 * index :, 60 + 3 * index :][:30, :40] = frame[70:100, 130:170] // 2
     return frame
+
+
+def write_clip(path: Path) -> Path:
+    with OverlayVideo(path, fps=25.0) as video:
+        for index in range(NUM_FRAMES):
+            video.write(paint(index))
+    return path
