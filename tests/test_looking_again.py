@@ -9,7 +9,6 @@ import pytest
 from test_size_rules import HOLDING, Stacking, square_frame
 from test_tracker import BOX, Scripted, Seeing, grey_frame, noise_frame
 
-from mixformerv2.config import TrackerConfig
 from mixformerv2.multitracker import MultiTracker
 from mixformerv2.runtime.backend import Located
 from mixformerv2.tracker import Tracker
@@ -97,9 +96,3 @@ def test_the_wider_window_lies_around_the_same_place() -> None:
     middle = wide[len(wide) // 4 : -len(wide) // 4, len(wide) // 4 : -len(wide) // 4]
     halves = near.reshape(len(near) // 2, 2, len(near) // 2, 2, 3).mean(axis=(1, 3))
     assert np.corrcoef(middle.ravel(), halves.ravel())[0, 1] > 0.5
-
-
-@pytest.mark.parametrize("times", [0.0, 0.9, float("nan")])
-def test_a_window_cannot_get_narrower(times: float) -> None:
-    with pytest.raises(ValueError, match="widen_when_lost must be at least 1"):
-        TrackerConfig(widen_when_lost=times)

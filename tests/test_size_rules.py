@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 from test_tracker import BOX, RULES, Frame, Located, Scripted, Seeing, grey_frame, noise_frame
 
-from mixformerv2.config import TrackerConfig
 from mixformerv2.geometry import rescale
 from mixformerv2.multitracker import MultiTracker
 from mixformerv2.results import Result
@@ -90,12 +89,6 @@ def test_a_correction_is_at_most_a_factor_of_two() -> None:
 def test_looks_that_do_not_find_the_target_teach_nothing() -> None:
     away = Scripted(box_unit=[0.0, 0.0, 0.1, 0.1])
     assert sides(away, 1.0) == pytest.approx((6.4, 6.4))
-
-
-@pytest.mark.parametrize("share", [-0.1, 1.1, float("nan")])
-def test_a_share_is_between_zero_and_one(share: float) -> None:
-    with pytest.raises(ValueError, match="size_calibration must be a share"):
-        TrackerConfig(size_calibration=share)
 
 
 def test_a_share_of_the_last_size_is_kept_and_the_place_is_the_networks() -> None:
@@ -179,9 +172,3 @@ def test_of_many_targets_each_is_waited_for_as_a_single_one() -> None:
     one.init(frames[0], BOX)
     id = many.add(frames[0], BOX)
     assert [many.update(frame)[id] for frame in frames[1:]] == [one.update(frame) for frame in frames[1:]]
-
-
-@pytest.mark.parametrize("share", [-0.1, 1.0, float("nan")])
-def test_the_last_size_is_never_all_that_counts(share: float) -> None:
-    with pytest.raises(ValueError, match=r"size_inertia must be a share in \[0, 1\)"):
-        TrackerConfig(size_inertia=share)

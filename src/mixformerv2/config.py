@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -110,7 +111,8 @@ class TrackerConfig:
     update_threshold: float = 0.5  # a crop below this score never becomes the online template
     score_decay: float = 1.0  # the best score of the interval is multiplied by this every frame
     online_templates: int = 1
-    lost_threshold: float = 0.5  # below this score the state is "lost"
+    # Below this score the state is "lost". One that was lost at the border stays so below `found_threshold`.
+    lost_threshold: float = 0.5
     # One that is sought in a larger window is found from this score on. At the border it is so, once it is held there,
     # unless this is 0.
     found_threshold: float = 0.0
@@ -125,22 +127,23 @@ class TrackerConfig:
     published_mapping: bool = True  # map back from the unrounded window, as the released code does
 
     def __post_init__(self) -> None:
-        if not (self.search_factor > 1 and self.template_factor > 1):
-            raise ValueError(
-                "search_factor and template_factor must be above 1, "
-                f"got {self.search_factor} and {self.template_factor}"
-            )
-        if self.update_interval < 1 or self.online_templates < 1:
-            raise ValueError(
-                "update_interval and online_templates must be at least 1, "
-                f"got {self.update_interval} and {self.online_templates}"
-            )
-        if not 0 <= self.size_calibration <= 1:
-            raise ValueError(f"size_calibration must be a share in [0, 1], got {self.size_calibration}")
-        if not self.widen_when_lost >= 1:
-            raise ValueError(f"widen_when_lost must be at least 1, got {self.widen_when_lost}")
+        for name in ("update_interval", "online_templates", "widen_when_lost"):
+            if not 1 <= getattr(self, name) < math.inf:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        for name, least in (("search_factor", 1), ("template_factor", 1), ("min_side_px", 0)):
+            if not least < getattr(self, name) < math.inf:
+                raise ValueError(f"{name} must be above {least}, got {getattr(self, name)}")
+        for name in (
+            "update_threshold",
+            "score_decay",
+            "lost_threshold",
+            "found_threshold",
+            "size_calibration",
+        ):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} must lie in [0, 1], got {getattr(self, name)}")
         if not 0 <= self.size_inertia < 1:
-            raise ValueError(f"size_inertia must be a share in [0, 1), got {self.size_inertia}")
+            raise ValueError(f"size_inertia must lie in [0, 1), got {self.size_inertia}")
 
 
 @dataclass(frozen=True)
