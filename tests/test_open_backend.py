@@ -195,6 +195,19 @@ def test_a_model_that_is_not_there_is_told_by_name_or_path(tmp_path: Path) -> No
         open_backend(tmp_path / "huge")
 
 
+def test_a_folder_called_like_a_shipped_model_is_taken_as_a_path_only(
+    exported_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "tiny").symlink_to(exported_folder)
+    monkeypatch.chdir(tmp_path)
+    for own in (Path("tiny"), "./tiny", "tiny/"):
+        assert runtime.find_weights(own) == Path("tiny") / WEIGHTS_FILE
+    with pytest.warns(
+        UserWarning, match=r"^tiny is the shipped model, not the folder here: that is \./tiny$"
+    ):
+        assert runtime.find_weights("tiny") == runtime.shipped_models()["tiny"]
+
+
 def test_models_that_come_and_go_leave_a_process_that_survives_a_signal() -> None:
     """Of two cores of OpenVINO the second to end gives back a stack for signals that the first has freed."""
     code = (

@@ -50,6 +50,7 @@ def export(
 ) -> None:
     """Make a model for other runtimes; it replays a clip against torch, and is refused where it drifts."""
     need_torch("export")
+    from mixformerv2.runtime.backend import shipped_models
     from mixformerv2.runtime.export import export as export_model
     from mixformerv2.runtime.export import files_of, need_packages
 
@@ -66,7 +67,8 @@ def export(
         finally:
             trial.report(write_json)
     size = sum((folder / file).stat().st_size for file in files) / 1e6
-    usage = f"; track with --model {folder}" if "onnx" in targets and batch in (None, 1) else ""
+    place = f"./{folder}" if str(folder) in shipped_models() else folder
+    usage = f"; track with --model {place}" if "onnx" in targets and batch in (None, 1) else ""
     say(f"{folder}: {size:.1f} MB{usage}")
 
 

@@ -6,6 +6,7 @@ import importlib.resources
 import importlib.util
 import json
 import struct
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, runtime_checkable
@@ -129,11 +130,17 @@ def shipped_models() -> dict[str, Path]:
 
 
 def find_weights(model: str | Path) -> Path:
-    """The weights file of a shipped model, of a model folder, or the file itself."""
-    shipped = shipped_models()
-    if str(model) in shipped:
-        return shipped[str(model)]
-    path = Path(model)
+    """The weights file of a shipped model, of a model folder, or the file itself.
+
+    A Path is a folder or a file, whatever it is called.
+    """
+    shipped, path = shipped_models(), Path(model)
+    if isinstance(model, str) and model in shipped:
+        if (path / WEIGHTS_FILE).is_file():
+            warnings.warn(
+                f"{model} is the shipped model, not the folder here: that is ./{model}", stacklevel=2
+            )
+        return shipped[model]
     if (path / WEIGHTS_FILE).is_file():
         return path / WEIGHTS_FILE
     if path.is_file():
