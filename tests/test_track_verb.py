@@ -90,7 +90,9 @@ def test_a_video_is_named_after_what_is_in_it(home: Path) -> None:
         "shots/*/[0-9]*.png": "shots",
         "0": "0",
         "rtsp://nvr/ch1": "nvr_ch1",
-        "https://host/live/cam.m3u8?token=1": "host_live_cam.m3u8_token_1",
+        "rtsp://nvr/cam?channel=2": "nvr_cam_channel_2",
+        "https://host/live/cam.m3u8?token=1": "host_live_cam.m3u8",
+        f"https://host/{'é' * 300}.mp4": "host_" + 97 * "é",
     }
     assert {source: default_name(source) for source in names} == names
 

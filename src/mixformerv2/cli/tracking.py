@@ -31,6 +31,7 @@ DeviceOption = Annotated[str, typer.Option("--device", help="auto, cpu, or what 
 ThreadsOption = Annotated[int | None, typer.Option("--threads", help="CPU threads; all by default.")]
 
 _DEMO_FOLDER = Path("mixformerv2-demo")
+_LONGEST_STEM = 200  # bytes: a file name has 255, some of which are for what is added
 
 
 @app.command(epilog="Example: mixformerv2 demo --output-dir /tmp/demo")
@@ -158,13 +159,16 @@ def default_name(source: str) -> str:
     """A file name for what was tracked, whatever kind of source it is."""
     from mixformerv2.video import without_password
 
-    _, is_address, rest = without_password(source).partition("://")
+    scheme, is_address, rest = without_password(source).partition("://")
+    if not scheme.startswith("rtsp"):  # there a query names a channel; elsewhere it may hold a key
+        rest = rest.partition("?")[0]
     path = Path(source)
     while glob.has_magic(str(path)) and not path.exists():
         path = path.parent
     name = path.resolve().name if path.is_dir() else path.stem
     stem = rest.rstrip("/") if is_address else name
-    return "".join(c if c.isalnum() or c in "-_." else "_" for c in stem) or "video"
+    safe = "".join(c if c.isalnum() or c in "-_." else "_" for c in stem) or "video"
+    return safe.encode()[:_LONGEST_STEM].decode(errors="ignore")
 
 
 @contextmanager
