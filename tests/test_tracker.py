@@ -17,12 +17,11 @@ import tiny
 import torch
 
 from mixformerv2.config import Config, TrackerConfig
-from mixformerv2.geometry import CropWindow, iou, xywh_to_xyxy
+from mixformerv2.geometry import CropWindow, xywh_to_xyxy
 from mixformerv2.images import Frame
 from mixformerv2.results import Result
 from mixformerv2.runtime.backend import Backend, Located
-from mixformerv2.tracker import Tracker, track
-from mixformerv2.video import open_source
+from mixformerv2.tracker import Tracker
 
 # A box of 16 px has a search window of 64 px at this factor, and these are the box's place in it.
 RULES = TrackerConfig(search_factor=4.0, update_interval=3, min_side_px=4.0, published_mapping=False)
@@ -524,53 +523,3 @@ def test_a_loaded_backend_takes_no_options_of_loading(option: dict[str, Any]) ->
 def test_a_wrong_order_of_colours_is_found_before_a_model_is_loaded() -> None:
     with pytest.raises(ValueError, match='channels must be "rgb" or "bgr"'):
         Tracker("nonsense", channels="brg")
-
-
-# A whole video
-
-
-def test_track_yields_every_frame_with_its_result(tmp_path: Path) -> None:
-    clip = tiny.write_clip(tmp_path / "clip.mp4")
-    tracker = Tracker(backend=Seeing())
-    pairs = list(track(clip, tiny.square_box(0), tracker=tracker))
-    assert len(pairs) == 12
-    assert pairs[0][1] == Result(tiny.square_box(0), 1.0, "tracking")
-    for index, (frame, result) in enumerate(pairs):
-        assert np.abs(frame.astype(int) - tiny.square_frame(index)).mean() < 6
-        truth = xywh_to_xyxy(tiny.square_box(index))
-        assert float(iou(xywh_to_xyxy(result.box), truth)) > 0.7
-
-
-def test_track_starts_at_the_frame_of_the_box(tmp_path: Path) -> None:
-    clip = str(tiny.write_clip(tmp_path / "clip.mp4"))
-    results = [
-        result
-        for _, result in track(clip, tiny.square_box(5), start_frame=5, tracker=Tracker(backend=Seeing()))
-    ]
-    assert len(results) == 7
-    assert results[-1].box == pytest.approx(tiny.square_box(11), abs=2)
-
-
-def test_track_takes_a_source_that_is_open_and_closes_it(tmp_path: Path) -> None:
-    source = open_source(tiny.write_clip(tmp_path / "clip.mp4"), 3)
-    results = track(source, tiny.square_box(3), tracker=Tracker(backend=Seeing()))
-    next(results)
-    results.close()
-    assert list(source) == []
-
-
-def test_track_refuses_a_source_at_once_and_a_box_at_the_first_frame(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match="does not exist"):
-        track(tmp_path / "none.mp4", BOX, tracker=Tracker(backend=Scripted()))
-    clip = tiny.write_clip(tmp_path / "clip.mp4", 2)
-    with pytest.raises(ValueError, match="lies outside the frame"):
-        next(track(clip, (500, 500, 5, 5), tracker=Tracker(backend=Scripted())))
-
-
-def test_track_warns_of_a_video_that_is_cut_off(tmp_path: Path) -> None:
-    clip = tiny.write_clip(tmp_path / "clip.mp4", 60)
-    whole = clip.read_bytes()
-    clip.write_bytes(whole[: int(0.7 * len(whole))])
-    with pytest.warns(UserWarning, match=r"clip\.mp4 is cut off: it ended after \d+ frames of about 60"):
-        results = list(track(clip, tiny.square_box(0), tracker=Tracker(backend=Scripted())))
-    assert 1 <= len(results) < 60

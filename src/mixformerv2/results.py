@@ -29,7 +29,7 @@ class Result(NamedTuple):
     """One frame's answer. `box` is (x, y, w, h) in float frame pixels from the frame's top-left corner."""
 
     box: tuple[float, float, float, float]
-    score: float  # 0..1: how sure the network is of the crop under the box
+    score: float  # 0..1: how sure the network is of its answer, be that taken as the box or not
     state: str  # "tracking" or "lost"
 
 

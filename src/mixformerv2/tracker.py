@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +30,8 @@ class Tracker:
     ``init``.
 
     ``init`` may be called again for the next video or another object.
-    Raises ValueError or an OSError with one sentence where the model or an option is wrong.
+    Raises ValueError, an OSError or, for a runtime that is not installed, ModuleNotFoundError, each with one sentence,
+    where the model or an option is wrong.
     """
 
     def __init__(
@@ -46,6 +47,10 @@ class Tracker:
         check_channels(channels)
         if isinstance(backend, str):
             backend = open_backend(model, backend, precision, device, threads)
+        elif not isinstance(backend, Backend):
+            raise ValueError(
+                f"backend must be a name or a loaded backend, as tracker.backend is, got {type(backend).__name__}"
+            )
         elif (precision, device, threads) != ("auto", "auto", None):
             raise ValueError(
                 "a backend that is loaded has its own precision, device and threads: leave these options out, or give "
@@ -82,7 +87,9 @@ class Tracker:
         """Where the object is in the next frame.
 
         The box is ``(x, y, w, h)`` in float pixels, never wholly outside the frame; the score in [0, 1] says how sure
-        the network is; the state is ``tracking`` or ``lost``. A frame of another size is taken for the same picture
+        the network is; the state is ``tracking`` or ``lost``. By the rule ``hold_when_lost``, which the shipped models
+        have, the box of a lost target stays as it was last found, and the score is that of the answer which was not
+        taken. A frame of another size is taken for the same picture
         at another resolution. Raises ValueError before ``init`` and for a frame of a wrong kind.
         """
         if self.target is None:
@@ -106,20 +113,26 @@ def track(
     box: Any,
     start_frame: int = 0,
     tracker: Tracker | None = None,
-) -> Iterator[tuple[RgbFrame, Result]]:
+) -> Generator[tuple[RgbFrame, Result], None, None]:
     """Follows the object in ``box`` from ``start_frame`` on; yields every frame (RGB) with its result.
 
     ``source`` is a video file, a folder or glob of images, a camera number or a URL; or frames that are open, which
-    begin where they stand. The first result is the given box itself with score 1. Without a ``tracker`` the default
-    model is loaded. Raises ValueError or an OSError with one sentence for a source that is wrong; for a box, when the
-    first frame is asked for. A stream that ends early warns.
+    begin where they stand. The first result is the given box itself with score 1. Of ``tracker`` the model and the
+    rules are taken, so that it may follow something else meanwhile; without it the default model is loaded. The
+    source is closed at the end, or with the generator's ``close``.
+    Raises ValueError or an OSError with one sentence for a source that is wrong; for a box, when the first frame is
+    asked for. A stream that ends early warns.
     """
+    tracker = tracker or Tracker()
     frames = source if isinstance(source, FrameSource) else open_source(source, start_frame)
-    return _follow(frames, box, tracker or Tracker())
+    following = _follow(frames, box, Tracker(backend=tracker.backend, config=tracker.config))
+    next(following)  # enters the block that closes the source, also where no frame is ever asked for
+    return following
 
 
-def _follow(frames: FrameSource, box: Any, tracker: Tracker) -> Iterator[tuple[RgbFrame, Result]]:
+def _follow(frames: FrameSource, box: Any, tracker: Tracker) -> Generator[Any, None, None]:
     with frames:
+        yield None
         for index, frame in enumerate(frames):
             if index == 0:
                 tracker.init_rgb(frame, box)

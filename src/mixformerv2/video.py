@@ -124,6 +124,11 @@ def open_source(source: str | Path | int, start_frame: int = 0) -> FrameSource:
 def _find(source: str | Path | int) -> FrameSource:
     if isinstance(source, int):
         return _open_camera(source)
+    if not isinstance(source, (str, os.PathLike)):
+        raise ValueError(
+            f"the source must be {KINDS_OF_SOURCE}, got {type(source).__name__}: frames in memory go to a tracker's "
+            "init and update"
+        )
     text = str(source)
     if isinstance(source, str):  # a Path is a file or a folder, whatever it is called
         if camera := re.fullmatch(r"(?:camera:)?([0-9]+)", text):
