@@ -13,13 +13,14 @@ import av
 import cv2
 import numpy as np
 import pytest
+import tiny
 from av.video.reformatter import Colorspace
 
 from mixformerv2 import video
 from mixformerv2.images import Frame, as_rgb_uint8, quiet_opencv, read_image
 from mixformerv2.overlay import COLOURS, OverlayVideo, draw
 from mixformerv2.results import Result
-from mixformerv2.video import open_source
+from mixformerv2.video import open_source, open_video
 
 TRACKING = Result((20.0, 30.0, 40.0, 20.0), 0.87, "tracking")
 NUM_FRAMES = 60
@@ -594,3 +595,14 @@ def test_another_encoder_is_taken_where_x264_is_missing(
         for _ in range(5):
             sink.write(np.full((48, 64, 3), 128, np.uint8))
     assert len(decode(tmp_path / "a.mp4")) == 5
+
+
+def test_a_live_stream_gives_its_first_frame_no_later_than_one_thread_would(tmp_path: Path) -> None:
+    address = f"file:{tiny.write_clip(tmp_path / 'clip.mp4', 40)}"
+
+    def packets_before_a_frame(threads: int) -> int:
+        with open_video(address, "clip", is_url=True) as source:
+            source.stream.codec_context.thread_count = threads
+            return next(n for n, packet in enumerate(source.packets()) if source.stream.decode(packet))
+
+    assert packets_before_a_frame(threads=8) == packets_before_a_frame(threads=1)

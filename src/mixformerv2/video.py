@@ -268,7 +268,9 @@ def open_video(address: str, name: str, is_url: bool = False) -> VideoSource:
         raise ValueError(
             f"{shown} has no video stream that can be decoded: the source must be {KINDS_OF_SOURCE}"
         )
-    streams[0].thread_type = "AUTO"
+    # Threads that decode a frame each give it out as many frames later: nothing to a file, much to a live stream.
+    is_live = is_url and not address.lower().startswith("http")
+    streams[0].thread_type = "SLICE" if is_live else "AUTO"
     return VideoSource(name, container, streams[0])
 
 
