@@ -16,6 +16,7 @@
 #include <iostream>
 #include <iterator>
 #include <map>
+#include <regex>
 #include <stdexcept>
 #include <string>
 #include <vector>
@@ -40,16 +41,18 @@ struct Config {
     explicit Config(const std::string& path) {
         std::ifstream file(path);
         if (!file) throw std::runtime_error(path + " cannot be read");
-        text.assign(std::istreambuf_iterator<char>(file), {});
+        const std::string text(std::istreambuf_iterator<char>(file), {});
+        const std::regex field(R"re("(\w+)": (true|false|[-+.\w]*\d))re");
+        for (std::sregex_iterator at(text.begin(), text.end(), field), end; at != end; ++at)
+            numbers[(*at)[1]] = (*at)[2] == "true" ? 1 : std::strtod((*at)[2].str().c_str(), nullptr);  // false is 0
         if (number("online_templates") != 1) throw std::runtime_error("this example knows one online template");
     }
     double number(const std::string& name) const {
-        const auto at = text.find('"' + name + "\": ");
-        if (at == std::string::npos) throw std::runtime_error("config.json has no " + name);
-        const char* value = text.c_str() + at + name.size() + 4;
-        return *value == 't' ? 1 : std::strtod(value, nullptr);  // true is 1; false is no number, which gives 0
+        const auto found = numbers.find(name);
+        if (found == numbers.end()) throw std::runtime_error("config.json has no " + name);
+        return found->second;
     }
-    std::string text;
+    std::map<std::string, double> numbers;
 };
 
 struct Box { double x1, y1, x2, y2; };
@@ -232,6 +235,7 @@ private:
         const Window window = around(box, config.number("template_factor"));
         cut(frame, window, px, crop.data());
         // The box is brighter than what surrounds it, where the network wants that.
+        const float surround = config.number("template_surround");
         const auto between = [&](int pixel, double from, double to) {
             const double middle = (pixel + 0.5) / px;
             return middle >= from / window.side && middle < to / window.side;
@@ -241,7 +245,7 @@ private:
                 if (!between(x, box.x1 - window.origin_x, box.x2 - window.origin_x) || !between(y, box.y1 - window.origin_y, box.y2 - window.origin_y))
                     for (int channel = 0; channel < 3; ++channel) {
                         uint8_t& value = crop[3 * (y * px + x) + channel];
-                        value = uint8_t(std::nearbyint(value * float(config.number("template_surround"))));
+                        value = uint8_t(std::nearbyint(value * surround));
                     }
         return crop;
     }
