@@ -27,7 +27,10 @@ from mixformerv2.runtime.backend import (
 from mixformerv2.runtime.export import CONFIG_FILE, export
 from mixformerv2.runtime.openvino import precisions
 
-RUNTIMES = [("torch", "f32"), ("onnxruntime", "f32"), ("openvino", "f32"), ("openvino", "bf16")]
+RUNTIMES = [
+    *((name, "f32") for name in ("torch", "onnxruntime", "openvino")),
+    *((name, "bf16") for name in ("openvino", "torch")),
+]
 TOLERANCE = {"f32": 1e-5, "bf16": 0.02}  # of the crop's side, and of the score
 
 

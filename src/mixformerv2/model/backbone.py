@@ -45,21 +45,45 @@ class PatchEmbed(nn.Module):
         self.register_buffer("mean", 255 * torch.tensor(MEAN).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", 255 * torch.tensor(STD).view(1, 3, 1, 1), persistent=False)
 
-    def forward(self, crops: Num[Tensor, "b side side 3"]) -> Float[Tensor, "b tokens dim"]:
+    def folded(self) -> tuple[Float[Tensor, "dim 3 patch patch"], Float[Tensor, "dim"]]:
+        """Weights and biases of pixels as they are, 0 to 255."""
         weight = self.proj.weight / self.std
-        bias = self.proj.bias - (weight * self.mean).sum(dim=(1, 2, 3))
-        grid = crops.shape[1] // PATCH_PX
+        return weight, self.proj.bias - (weight * self.mean).sum(dim=(1, 2, 3))
+
+    def forward(self, crops: Num[Tensor, "b side side 3"]) -> Float[Tensor, "b tokens dim"]:
+        weight, bias = self.folded()
         # As a product, not as a convolution: runtimes turn whole pictures for that, and quantise it apart.
-        rows = crops.to(weight.dtype).reshape(-1, grid, PATCH_PX, grid, PATCH_PX * 3)
-        patches = rows.transpose(2, 3).reshape(-1, grid**2, PATCH_PX**2 * 3)
-        return F.linear(patches, weight.permute(0, 2, 3, 1).flatten(1), bias)
+        return F.linear(_patches(crops.to(weight.dtype)), _as_a_patch_lies(weight), bias)
+
+
+class FoldedPatchEmbed(nn.Linear):
+    """The same function of a network that no longer learns, folded once."""
+
+    def __init__(self, learned: PatchEmbed) -> None:
+        weight, bias = learned.folded()
+        super().__init__(weight[0].numel(), len(weight), device=weight.device)
+        self.load_state_dict({"weight": _as_a_patch_lies(weight), "bias": bias})
+
+    def forward(self, crops: Num[Tensor, "b side side 3"]) -> Float[Tensor, "b tokens dim"]:
+        return super().forward(_patches(crops.to(self.weight.dtype)))
+
+
+def _as_a_patch_lies(weight: Float[Tensor, "dim 3 patch patch"]) -> Float[Tensor, "dim values"]:
+    """Row by row, the channels of a pixel side by side."""
+    return weight.permute(0, 2, 3, 1).flatten(1)
+
+
+def _patches(crops: Num[Tensor, "b side side 3"]) -> Num[Tensor, "b tokens values"]:
+    grid = crops.shape[1] // PATCH_PX
+    rows = crops.reshape(-1, grid, PATCH_PX, grid, PATCH_PX * 3)
+    return rows.transpose(2, 3).reshape(-1, grid**2, PATCH_PX**2 * 3)
 
 
 class Backbone(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.symmetric = config.attention == "symmetric"
-        self.patch_embed = PatchEmbed(config.dim)
+        self.patch_embed: PatchEmbed | FoldedPatchEmbed = PatchEmbed(config.dim)
         self.positions_search = nn.Parameter(
             sincos_positions(config.dim, config.search_grid), requires_grad=config.learned_positions
         )

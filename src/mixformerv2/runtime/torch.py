@@ -12,7 +12,7 @@ from jaxtyping import UInt8
 
 from mixformerv2.config import Config
 from mixformerv2.model import checkpoint
-from mixformerv2.model.backbone import TemplateCache
+from mixformerv2.model.backbone import FoldedPatchEmbed, PatchEmbed, TemplateCache
 from mixformerv2.model.network import Network
 from mixformerv2.runtime.backend import Located
 
@@ -101,3 +101,12 @@ class TorchBackend(NetworkBackend):
         if threads is not None:
             torch.set_num_threads(threads)
         super().__init__(network.eval(), config, precision)
+        self._settle()
+
+    def _settle(self) -> None:
+        """Does once what a network that learns has to do in every pass: folds its patches, rounds its matrices."""
+        trunk = self._network.backbone
+        trunk.patch_embed = FoldedPatchEmbed(cast("PatchEmbed", trunk.patch_embed))
+        for module in self._network.modules():
+            if isinstance(module, torch.nn.Linear):
+                module.to(_DTYPES[self.precision])
