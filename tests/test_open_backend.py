@@ -220,6 +220,29 @@ def test_models_that_come_and_go_leave_a_process_that_survives_a_signal() -> Non
     assert (ended.returncode, ended.stdout) == (0, "told\n"), ended.stderr
 
 
+def test_a_model_that_was_loaded_before_a_fork_says_so_where_it_would_wait_for_ever() -> None:
+    code = """
+import multiprocessing, numpy as np
+from mixformerv2 import Tracker
+frame, box = np.zeros((90, 90, 3), np.uint8), (30, 30, 20, 20)
+tracker = Tracker("tiny", backend="openvino")
+tracker.init(frame, box)
+def in_the_child(call, *given):
+    try: call(*given)
+    except ValueError as error: print(error, flush=True)
+for call in ((tracker.init, frame, box), (tracker.update, frame)):
+    child = multiprocessing.get_context("fork").Process(target=in_the_child, args=call)
+    child.start(), child.join()
+"""
+    ended = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, timeout=60
+    )
+    said = ended.stdout.splitlines()
+    assert len(said) == 2 and all(
+        line.startswith("this model was loaded before the process was forked") for line in said
+    ), ended
+
+
 def test_threads_may_use_openvino_first_at_the_same_time() -> None:
     """Without the backend's care they wait for each other, every time: each makes the same table of dtypes."""
     code = (

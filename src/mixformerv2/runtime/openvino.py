@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import io
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from threading import Lock
@@ -168,6 +169,7 @@ class OpenVINOBackend:
         self._graphs = {ENCODE_GRAPH: encoder, SEARCH_GRAPH: searcher}
         self._compiled: dict[Any, ov.CompiledModel] = {}
         self._compiling = Lock()
+        self._process = os.getpid()
 
     def _read(self, graph: Path) -> ov.Model:
         try:
@@ -179,9 +181,18 @@ class OpenVINOBackend:
             raise ValueError(of_fixed_batch(targets.get_length(), 1))
         return model
 
+    def _check_process(self) -> None:
+        """A fork copies no threads: OpenVINO would wait for its own for ever."""
+        if os.getpid() != self._process:
+            raise ValueError(
+                "this model was loaded before the process was forked: load it in each process, or start processes by "
+                'the method "spawn"'
+            )
+
     def encode_templates(
         self, template: UInt8[np.ndarray, "b side side 3"], online: UInt8[np.ndarray, "b online side side 3"]
     ) -> list[_Templates]:
+        self._check_process()
         encoded = []
         for one, several in zip(template[:, None], online[:, None], strict=True):
             shapes = {"template": one.shape, "online": several.shape}
@@ -195,6 +206,7 @@ class OpenVINOBackend:
         return [templates for cache in caches for templates in cache]
 
     def search(self, crop: UInt8[np.ndarray, "b side side 3"], cache: list[_Templates]) -> Located:
+        self._check_process()
         goal = _ONE if len(cache) == 1 else _MANY
         requests = [self._request(templates, goal) for templates in cache]
         for request, pixels in zip(requests, crop, strict=True):
