@@ -127,13 +127,22 @@ def test_one_pass_a_frame_asks_about_every_target() -> None:
         tracker.add(noise_frame(), (10 + 8 * offset, 20, 16, 16))
     for seed in range(2):
         tracker.update(noise_frame(seed))
-    assert backend.passes == [(0, 1, 2, 3, 4)] * 2
-    assert backend.stacks == 1
+    assert backend.passes == [(0, 1), *[(0, 1, 2, 3, 4)] * 2]  # the first of all when there were two
+    assert backend.stacks == 2
+
+
+def test_what_several_need_is_made_when_the_second_comes_not_in_the_midst_of_the_video() -> None:
+    backend = Many()
+    tracker = many(backend)
+    for offset, passes in enumerate((0, 1, 1)):
+        tracker.add(noise_frame(), (10 + 8 * offset, 20, 16, 16))
+        assert len(backend.passes) == passes
 
 
 def test_those_that_it_does_not_find_are_looked_for_again_in_one_pass() -> None:
-    # Of three targets in the first pass, of those that are lost in the second, of what that showed in the third.
-    backend = Many({0: [0.9, 0.4, 0.7, 0.8, 0.5, 0.6], 1: [0.3, 0.2, 0.1, 0.1], 2: [0.3, 0.1]})
+    # Behind the pass when the second target came: of three targets in the first pass, of those that are lost in the
+    # second, of what that showed in the third.
+    backend = Many({0: [1, 0.9, 0.4, 0.7, 0.8, 0.5, 0.6], 1: [1, 0.3, 0.2, 0.1, 0.1], 2: [0.3, 0.1]})
     tracker = many(
         backend, config=dataclasses.replace(RULES, lost_threshold=0.4, found_threshold=0.6, widen_when_lost=2)
     )
@@ -143,8 +152,8 @@ def test_those_that_it_does_not_find_are_looked_for_again_in_one_pass() -> None:
         results = tracker.update(grey_frame(100))
         assert [result.score for result in results.values()] == pytest.approx(scores)
         assert [result.state for result in results.values()] == ["tracking", "tracking", "lost"]
-    assert backend.passes == [(0, 1, 2), (1, 2), (1,)] * 2
-    assert backend.stacks == 3
+    assert backend.passes == [(0, 1), *[(0, 1, 2), (1, 2), (1,)] * 2]
+    assert backend.stacks == 4
 
 
 def test_templates_change_target_by_target_and_are_stacked_anew_only_then() -> None:
@@ -154,7 +163,7 @@ def test_templates_change_target_by_target_and_are_stacked_anew_only_then() -> N
     tracker.add(grey_frame(100), BOX)
     for _ in range(7):
         tracker.update(grey_frame(101))
-    assert backend.passes == [(0, 1)] * 3 + [(2, 1)] * 3 + [(3, 1)]
+    assert backend.passes == [(0, 1)] * (1 + 3) + [(2, 1)] * 3 + [(3, 1)]
     assert backend.stacks == 3
 
 
@@ -166,8 +175,9 @@ def test_targets_with_as_many_online_templates_share_a_pass() -> None:
         results = tracker.update(grey_frame(100))
         if index == 1:
             assert tracker.add(grey_frame(100), BOX) == second
-    # The first has its second online template from the third frame on, the other one two frames later.
-    assert [len(asked) for asked in backend.passes] == [1, 1, 1, 1, 1, 1, 2]
+    # The first has its second online template from the third frame on, the other one two frames later; each is asked
+    # about once more when the other one comes.
+    assert [len(asked) for asked in backend.passes] == [1] * 8 + [2]
     assert list(results) == [first, second]
 
 
@@ -216,7 +226,7 @@ def test_a_target_that_comes_or_goes_leaves_the_others_as_they_are() -> None:
 
 
 def test_rules_may_be_changed_for_the_targets_to_come() -> None:
-    tracker = many(Many({0: [0.6], 1: [0.6]}))
+    tracker = many(Many({0: [0.6] * 2, 1: [0.6] * 2}))
     tracker.add(grey_frame(100), BOX)
     tracker.config = dataclasses.replace(tracker.config, lost_threshold=0.7)
     tracker.add(grey_frame(100), BOX)
@@ -270,7 +280,7 @@ def test_dropping_who_is_not_there_names_who_is() -> None:
 
 
 def test_weights_that_answer_without_numbers_are_named() -> None:
-    tracker = many(Many({1: [float("nan")]}))
+    tracker = many(Many({1: [0.9, float("nan")]}))
     for _ in range(2):
         tracker.add(grey_frame(100), BOX)
     with pytest.raises(ValueError, match="the network answered with numbers that are not finite"):

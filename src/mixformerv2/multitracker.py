@@ -91,9 +91,10 @@ class MultiTracker:
     def add(self, frame: Any, box: Any, id: Any = None) -> int:
         """Starts on one more object, in ``box``, ``(x, y, w, h)`` in pixels of ``frame``; gives its id.
 
-        In the frame of an ``update`` it comes after that. Without ``id`` the next number is taken, from 1 on; the
-        number of a dropped target does not come again by itself. Raises ValueError for an id that is followed
-        already or no whole number, and as ``Tracker.init``.
+        In the frame of an ``update`` it comes after that. The first and the second of a model take up to a second or
+        two with OpenVINO, which then makes what it needs for one target, and for several. Without ``id`` the next
+        number is taken, from 1 on; the number of a dropped target does not come again by itself. Raises ValueError for
+        an id that is followed already or no whole number, and as ``Tracker.init``.
         """
         return self.add_rgb(as_rgb_uint8(frame, self._channels), box, id)
 
@@ -111,6 +112,10 @@ class MultiTracker:
         assert self._beginner.target is not None
         self._targets[id], self._beginner.target = self._beginner.target, None
         self._last_id = max(self._last_id, id)
+        if (
+            len(self._targets) == 2
+        ):  # what a runtime makes for several it makes here, not in the midst of the video
+            self._look(rgb, {each: target.sought_frame for each, target in self._targets.items()})
         return id
 
     def drop(self, id: int) -> None:
