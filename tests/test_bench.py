@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -146,6 +148,24 @@ def test_the_stages_of_a_frame_add_up_to_its_update() -> None:
     assert backend.searches == 11 and backend.encodings == 4
 
 
+def test_a_frame_that_is_searched_again_counts_whole() -> None:
+    class Lost(FakeBackend):
+        config = replace(tiny.CONFIG, tracker=replace(tiny.CONFIG.tracker, widen_when_lost=1.6))
+
+        def search(self, crop: np.ndarray, cache: Any) -> Located:
+            time.sleep(0.01)
+            return super().search(crop, cache)._replace(score=np.zeros(len(crop), np.float32))
+
+    backend = Lost()
+    row = TrackerRow(StampedBackend(backend), unthreaded)
+    row.round(clip_of())
+    assert backend.searches == 2 * 11
+    assert min(row.ms["network"]) > 20
+    assert max(row.ms["crop"]) < 10
+    for parts in zip(*(row.ms[stage] for stage in ("crop", "network", "post", "update")), strict=True):
+        assert sum(parts[:3]) <= parts[3] * (1 + 1e-9)
+
+
 def test_a_network_with_random_weights_keeps_its_window_and_its_templates_change() -> None:
     clip, backend = clip_of(), FakeBackend()
     stamped = StampedBackend(backend, answer_that_stays(clip, tiny.CONFIG.tracker.search_factor))
@@ -199,7 +219,7 @@ def test_many_targets_are_followed_together_and_apart() -> None:
     assert {stage: len(times) for stage, times in row.ms.items()} == dict.fromkeys(
         ("together", "apart"), counted
     )
-    assert backend.searches == 11 * (1 + 3)
+    assert backend.searches == 1 + 11 * (1 + 3)  # the first when there were two targets
     assert backend.encodings == 6 * 4  # each of six targets at the start and after three intervals
 
 

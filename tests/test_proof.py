@@ -107,6 +107,20 @@ def test_a_shift_of_every_answer_is_measured_in_pixels_of_the_frame(
     assert (proof.auc_frames, proof.auc_against, proof.auc) == (1, "drawn boxes", pytest.approx(20 / 21))
 
 
+def test_every_look_at_a_frame_is_compared_each_in_its_own_window(
+    network: NetworkBackend, clip: Clip
+) -> None:
+    """Never found, the target is looked for in a window twice as wide, and what shows there in the usual one."""
+    rules = replace(CONFIG.tracker, lost_threshold=1.0, widen_when_lost=2.0, hold_when_lost=True)
+    never = NetworkBackend(replay.network(), replace(CONFIG, tracker=rules))
+
+    def shifted(located: Located) -> Located:
+        return located._replace(box_unit=located.box_unit + np.float32(1 / 64))
+
+    once = prove(network, Changed(network, shifted), clip).same_crops.worst_px
+    assert prove(never, Changed(never, shifted), clip).same_crops.worst_px == pytest.approx(2 * once, rel=0.1)
+
+
 # --- drift and limits, by hand
 
 

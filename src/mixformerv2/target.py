@@ -89,7 +89,8 @@ class Target:
     """What is known of one object, from the box that a person drew in ``rgb`` on.
 
     Of every frame ``next_look`` says where to look for it, and where next, until what the looks showed is enough and
-    goes to ``follow``: ``look`` asks the network, or a tracker of many targets asks about all of them at once.
+    goes to ``follow``. ``update`` does so with ``look``, which asks the network; a tracker of many targets asks about
+    all of them at once.
     ``cache`` is the backend's own of the templates as they are now.
     """
 
@@ -110,6 +111,14 @@ class Target:
         """``(x, y, w, h)`` in pixels of the last frame."""
         x, y, w, h = (float(value) for value in geometry.xyxy_to_xywh(self.box_frame))
         return x, y, w, h
+
+    def update(self, rgb: RgbFrame) -> Result:
+        """Where it is in the next frame."""
+        self.enter(rgb)
+        sights: list[Sight] = []
+        while (around_frame := self.next_look(sights)) is not None:
+            sights.append(self.look(rgb, around_frame))
+        return self.follow(rgb, sights)
 
     def enter(self, rgb: RgbFrame) -> None:
         """The next frame, which may be the same picture at another resolution."""

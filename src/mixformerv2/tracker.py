@@ -11,7 +11,7 @@ from mixformerv2.config import DEFAULT_MODEL, TrackerConfig
 from mixformerv2.images import as_rgb_uint8, check_channels
 from mixformerv2.results import Result
 from mixformerv2.runtime.backend import Backend, open_backend
-from mixformerv2.target import RgbFrame, Sight, Target
+from mixformerv2.target import RgbFrame, Target
 from mixformerv2.video import FrameSource, open_source
 
 _NOT_STARTED = "the tracker has no object yet: call init(frame, box) before update(frame)"
@@ -98,14 +98,9 @@ class Tracker:
 
     def update_rgb(self, rgb: RgbFrame) -> Result:
         """``update`` for a frame that is RGB uint8 already."""
-        target = self.target
-        if target is None:
+        if self.target is None:
             raise ValueError(_NOT_STARTED)
-        target.enter(rgb)
-        sights: list[Sight] = []
-        while (around_frame := target.next_look(sights)) is not None:
-            sights.append(target.look(rgb, around_frame))
-        return target.follow(rgb, sights)
+        return self.target.update(rgb)
 
 
 def track(

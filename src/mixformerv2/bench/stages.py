@@ -1,7 +1,8 @@
 """The rows of the benchmark: each is started anew every round, and notes the milliseconds of its stages frame by frame.
 
-The seam is the `Backend` protocol. A tracker calls its backend once a frame: what comes before that call is cutting
-the crop, what comes after it is the box, the score and the templates' bookkeeping.
+The seam is the `Backend` protocol. A tracker calls its backend once in a frame, and up to three times where it does not
+find its target: what comes before a call is cutting the crop, what comes after the last one is the box, the score and
+the templates' bookkeeping.
 """
 
 from __future__ import annotations
@@ -131,11 +132,14 @@ class TrackerRow(Row):
             ended = time.perf_counter()
             if index < WARM_UP:
                 continue
-            (search,) = (call for call in calls if call.stage == "network")
-            encoding_s = sum(call.ended_s - call.began_s for call in calls if call.stage == "templates")
-            self._note("crop", began, search.began_s)
-            self._note("network", search.began_s, search.ended_s)
-            self._note("post", search.ended_s, ended - encoding_s)
+            encoding_s, network_s = (
+                sum(call.ended_s - call.began_s for call in calls if call.stage == stage)
+                for stage in ("templates", "network")
+            )
+            searched = max(call.ended_s for call in calls if call.stage == "network")
+            self._note("crop", began + network_s, searched)
+            self._note("network", searched - network_s, searched)
+            self._note("post", searched, ended - encoding_s)
             self._note("update", began, ended)
             self._note_templates(calls)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import importlib.resources
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,11 +17,13 @@ import numpy as np
 from jaxtyping import Float, Int, UInt8
 
 from mixformerv2 import geometry
+from mixformerv2.config import TrackerConfig
 from mixformerv2.data.folder import read_boxes
 from mixformerv2.evaluate.metrics import success_curve
 from mixformerv2.geometry import CropWindow
 from mixformerv2.runtime.backend import Backend, Located
-from mixformerv2.tracker import Tracker
+from mixformerv2.target import RgbFrame, Sight, Target
+from mixformerv2.tracker import Tracker, track
 from mixformerv2.video import open_source
 
 
@@ -142,7 +144,7 @@ class _SideBySide:
     def __init__(self, reference: Backend, ours: Backend) -> None:
         self._reference, self._ours = reference, ours
         self.name, self.precision, self.config = reference.name, reference.precision, reference.config
-        self.last: _Answers | None = None
+        self.answers: list[_Answers] = []
 
     def encode_templates(
         self, template: UInt8[np.ndarray, "b side side 3"], online: UInt8[np.ndarray, "b online side side 3"]
@@ -155,22 +157,37 @@ class _SideBySide:
         return self._reference.stack(reference), self._ours.stack(ours)
 
     def search(self, crop: UInt8[np.ndarray, "b side side 3"], cache: tuple[Any, Any]) -> Located:
-        self.last = _Answers(self._reference.search(crop, cache[0]), self._ours.search(crop, cache[1]))
-        return self.last.reference
+        self.answers.append(
+            _Answers(self._reference.search(crop, cache[0]), self._ours.search(crop, cache[1]))
+        )
+        return self.answers[-1].reference
+
+
+class _Watched(Target):
+    """A target that keeps the windows in which it was looked for."""
+
+    def __init__(self, rgb: RgbFrame, box: Any, backend: Backend, config: TrackerConfig) -> None:
+        self.windows: list[CropWindow] = []
+        super().__init__(rgb, box, backend, config)
+
+    def look(self, rgb: RgbFrame, around_frame: geometry.Box) -> Sight:
+        self.windows.append(self.window(around_frame))
+        return super().look(rgb, around_frame)
 
 
 class _Pass(NamedTuple):
-    """The reference's way through a clip, and both answers to its crops."""
+    """The reference's way through a clip, and both answers to its crops: several of a frame where it looks again."""
 
     way_frame: Float[np.ndarray, "frames 4"]  # with the first box
     answers_frame: Float[np.ndarray, "2 looks 4"]  # reference and export
     scores: Float[np.ndarray, "2 looks"]
+    frame_of_look: Int[np.ndarray, "looks"]  # 0 is the first of the way
 
 
 def prove(reference: Backend, ours: Backend, clip: Clip) -> Proof:
     """Replays ``clip``. Raises ValueError where it cannot be read or an answer is not finite."""
     both = _both(reference, ours, clip)
-    own_frame = np.stack([box_frame for box_frame, _ in _way(ours, clip)])
+    own_frame = _way(ours, clip)
     frames = clip.start_frame + np.arange(len(both.way_frame))
     counted, truth_frame = _truth(clip, frames, both.way_frame)
     auc, reference_auc = (
@@ -181,7 +198,7 @@ def prove(reference: Backend, ours: Backend, clip: Clip) -> Proof:
         runtime=ours.name,
         precision=ours.precision,
         frames=len(frames) - 1,
-        same_crops=Drift.between(both.answers_frame[1], both.answers_frame[0], frames[1:]),
+        same_crops=Drift.between(both.answers_frame[1], both.answers_frame[0], frames[both.frame_of_look]),
         worst_score=float(np.abs(both.scores[1] - both.scores[0]).max()),
         on_its_own=Drift.between(own_frame[1:], both.way_frame[1:], frames[1:]),
         auc=auc,
@@ -204,35 +221,37 @@ def _truth(
 
 
 def _both(reference: Backend, ours: Backend, clip: Clip) -> _Pass:
-    side_by_side = _SideBySide(reference, ours)
-    rules, search_px = reference.config.tracker, reference.config.model.search_px
+    side_by_side, rules = _SideBySide(reference, ours), reference.config.tracker
     way_frame: list[geometry.Box] = []
-    answers_frame, scores = [], []
-    for box_frame, size in _way(side_by_side, clip):
-        if way_frame:
-            around = (way_frame[-1], rules.search_factor, search_px, rules.published_mapping)
-            window, min_side = CropWindow.around(*around), min(rules.min_side_px, *size)
-            assert side_by_side.last is not None
-            for located in side_by_side.last:
-                if not np.isfinite([*located.box_unit[0], located.score[0]]).all():
-                    raise ValueError(f"{ours.name} answers with numbers that are not finite")
-                # As the tracker takes it: an untrained network may well say a box without area.
-                answers_frame.append(geometry.clip(window.to_frame(located.box_unit[0]), size, min_side))
-                scores.append(float(located.score[0]))
-        way_frame.append(box_frame)
+    answers_frame, scores, frame_of_look = [], [], []
+    with open_source(clip.source, clip.start_frame) as frames:
+        first = next(frames)
+        target = _Watched(first, clip.box, side_by_side, rules)
+        target.calibrate_size(first)
+        way_frame.append(target.box_frame)
+        for index, frame in enumerate(frames, start=1):
+            target.windows.clear()
+            side_by_side.answers.clear()
+            target.update(frame)
+            way_frame.append(target.box_frame)
+            size = (frame.shape[1], frame.shape[0])
+            for window, answers in zip(target.windows, side_by_side.answers, strict=True):
+                for located in answers:
+                    if not np.isfinite([*located.box_unit[0], located.score[0]]).all():
+                        raise ValueError(f"{ours.name} answers with numbers that are not finite")
+                    # As the tracker takes it: an untrained network may well say a box without area.
+                    box_frame = window.to_frame(located.box_unit[0])
+                    answers_frame.append(geometry.clip(box_frame, size, min(rules.min_side_px, *size)))
+                    scores.append(float(located.score[0]))
+                frame_of_look.append(index)
     if not scores:
         raise ValueError(f"{clip.source} has one frame: a replay needs at least two")
     pairs = np.stack(answers_frame).reshape(-1, 2, 4)
-    return _Pass(np.stack(way_frame), pairs.swapaxes(0, 1), np.array(scores).reshape(-1, 2).T)
+    both_scores = np.array(scores).reshape(-1, 2).T
+    return _Pass(np.stack(way_frame), pairs.swapaxes(0, 1), both_scores, np.array(frame_of_look))
 
 
-def _way(backend: Backend, clip: Clip) -> Iterator[tuple[geometry.Box, tuple[int, int]]]:
-    """The tracker's box in every frame, the given one first, and the frame's width and height."""
-    tracker = Tracker(backend=backend)
-    with open_source(clip.source, clip.start_frame) as frames:
-        for index, frame in enumerate(frames):
-            if index == 0:
-                tracker.init(frame, clip.box)
-            else:
-                tracker.update(frame)
-            yield geometry.xywh_to_xyxy(tracker.box), (frame.shape[1], frame.shape[0])
+def _way(backend: Backend, clip: Clip) -> Float[np.ndarray, "frames 4"]:
+    """The tracker's box in every frame, the given one first."""
+    way = track(clip.source, clip.box, clip.start_frame, Tracker(backend=backend))
+    return np.stack([geometry.xywh_to_xyxy(result.box) for _, result in way])
