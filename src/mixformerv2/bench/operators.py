@@ -45,7 +45,7 @@ def operators(name: RowName, backend: Backend, weights: Path) -> list[Operator]:
     graph = weights.parent / search_graph(backend.precision)
     templates = 1 + backend.config.tracker.online_templates
     if name.backend == "openvino":
-        return by_kind(_openvino_events(name, backend.config.model, templates, graph))
+        return by_kind(_openvino_events(name, backend, graph))
     if name.backend == "onnxruntime":
         return by_kind(_onnxruntime_events(name, backend.config.model, templates, graph))
     return by_kind(_torch_events(name, backend))
@@ -66,7 +66,7 @@ def by_kind(events: Iterable[Event]) -> list[Operator]:
     return sorted(found, key=lambda operator: -operator.ms)
 
 
-def _openvino_events(name: RowName, sizes: ModelConfig, templates: int, graph: Path) -> Iterator[Event]:
+def _openvino_events(name: RowName, backend: Backend, graph: Path) -> Iterator[Event]:
     import openvino as ov
 
     from mixformerv2.runtime.openvino import core, floating_precision, search_of_bf16_cache
@@ -74,13 +74,13 @@ def _openvino_events(name: RowName, sizes: ModelConfig, templates: int, graph: P
     model, floating = core().read_model(graph), floating_precision(name.precision, "CPU")
     if floating == "bf16":
         model = search_of_bf16_cache(model)
-    shapes = {
-        port.any_name: _shape(
-            [size.get_length() if size.is_static else None for size in port.partial_shape], sizes, templates
-        )
-        for port in model.inputs
-    }
-    model.reshape(shapes)
+    # As long as numbers that are none or huge lie there, operators take several times as long.
+    template, online, crop = _noise(backend)
+    (templates,) = backend.encode_templates(template, online)
+    tensors = [ov.Tensor(crop), *templates.keys_values]
+    model.reshape(
+        {port.any_name: list(tensor.shape) for port, tensor in zip(model.inputs, tensors, strict=True)}
+    )
     options = {
         "PERFORMANCE_HINT": "LATENCY",
         "INFERENCE_PRECISION_HINT": floating,
@@ -88,6 +88,8 @@ def _openvino_events(name: RowName, sizes: ModelConfig, templates: int, graph: P
         "PERF_COUNT": True,
     }
     request = core().compile_model(model, "CPU", options).create_infer_request()
+    for index, tensor in enumerate(tensors):
+        request.set_input_tensor(index, tensor)
     for _ in range(WARM_UP + PASSES):
         request.infer()
         for node in request.profiling_info:
@@ -131,11 +133,20 @@ def _torch_events(name: RowName, backend: Backend) -> Iterator[Event]:
     from mixformerv2.bench.torch import profile, use_torch_threads
 
     use_torch_threads(name.threads)
-    sizes = backend.config.model
-    template = np.zeros((1, sizes.template_px, sizes.template_px, 3), np.uint8)
-    online = template[:, None].repeat(backend.config.tracker.online_templates, axis=1)
+    template, online, crop = _noise(backend)
     cache = backend.encode_templates(template, online)
-    crop = np.zeros((1, sizes.search_px, sizes.search_px, 3), np.uint8)
     for _ in range(WARM_UP + PASSES):
         for kind, calls, ms in profile(lambda: backend.search(crop, cache), name.device):
             yield Event(kind, kind, "", calls, ms)
+
+
+def _noise(backend: Backend) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """A template, the online ones, and a search crop."""
+    sizes, count, random = (
+        backend.config.model,
+        backend.config.tracker.online_templates,
+        np.random.default_rng(0),
+    )
+    shapes = (1, sizes.template_px), (1, count, sizes.template_px), (1, sizes.search_px)
+    template, online, crop = (random.integers(0, 256, (*s, s[-1], 3), np.uint8) for s in shapes)
+    return template, online, crop
