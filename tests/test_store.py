@@ -166,8 +166,11 @@ def test_a_run_that_came_to_nothing_makes_room_for_another(tmp_path: Path) -> No
     with Store.open(tmp_path, description()) as store:
         store.fail("b", Failure("it failed"))
     assert load_run(tmp_path).description["dataset"] == "otb"
+    mended = description(dataset="uav123")
+    with Store.open(tmp_path, mended) as store:
+        store.write("b", made_up(3))
     with pytest.raises(ValueError, match="holds a run of another configuration"):
-        Store.open(tmp_path, description(dataset="uav123"))
+        Store.open(tmp_path, description())
 
 
 def test_a_dataset_that_was_moved_and_another_label_are_the_same_run(tmp_path: Path) -> None:

@@ -87,9 +87,10 @@ class Store:
     def open(cls, folder: str | Path, description: Mapping[str, Any]) -> Store:
         """The folder, made if it is not there, with this description.
 
-        A run that is there goes on, with the sequences of both; one that has come to nothing yet, such as that of a
-        tracker that could not be opened, makes room. Raises ValueError where it is another run, naming what differs, or
-        the folder holds other files; OSError where another process writes to it, or it cannot be written.
+        A run that is there goes on, with the sequences of both; one of which no sequence is finished, such as that of a
+        tracker that could not be opened or failed on all, makes room. Raises ValueError where it is another run, naming
+        what differs, or the folder holds other files; OSError where another process writes to it, or it cannot be
+        written.
         """
         folder = Path(folder)
         if folder.exists() and not folder.is_dir():
@@ -105,7 +106,7 @@ class Store:
         try:
             if (folder / DESCRIPTION).is_file():
                 there = read_description(folder)
-                if any((folder / name).is_dir() for name in ("results", "errors")):
+                if any((folder / "results").glob("**/*.csv")):
                     _refuse_another(folder, there, plain)
                     sequences = _merged(there["sequences"], plain["sequences"])
                     plain = {**there, "root": plain["root"], "sequences": sequences}
