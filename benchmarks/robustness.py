@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 from concurrent.futures import ProcessPoolExecutor
 from functools import cache
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -82,7 +83,7 @@ def main() -> None:
     print(
         "| tracker | AUC, mean of starts | spread (s.d.) | least and most | least sure |\n|---|---|---|---|---|"
     )
-    with ProcessPoolExecutor(args.workers) as pool:
+    with ProcessPoolExecutor(args.workers, get_context("spawn")) as pool:
         for text in args.tracker:
             spec = spec_of(text, args.peers)
             label = settled(spec, describe(spec), "precision").label

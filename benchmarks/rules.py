@@ -10,6 +10,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from functools import cache
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -99,7 +100,7 @@ def main() -> None:
         for _, change in changes
         for index in range(len(sequences))
     ]
-    with ProcessPoolExecutor(given.workers) as pool:
+    with ProcessPoolExecutor(given.workers, get_context("spawn")) as pool:
         done = list(pool.map(track, jobs))
     rows = []
     for number, (label, _) in enumerate(changes):
