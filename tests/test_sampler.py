@@ -24,6 +24,7 @@ from mixformerv2.data.views import (
     place_template,
     random_parts,
 )
+from mixformerv2.train.recipes import base, small
 
 ALWAYS_PRESENT = SampleConfig({"videos": 1.0}, absent_share=0.0)
 
@@ -373,6 +374,17 @@ def test_search_windows_lie_as_far_off_as_the_config_says() -> None:
     segmented, boxed = np.rad2deg(place.rotation[::2]), place.rotation[1::2]
     assert abs(segmented.std() - 12) < 0.3 and not boxed.any()
     assert abs(place.aspect[::2].std() - 0.12) < 0.005 and abs(place.aspect[1::2].std() - 0.06) < 0.003
+
+
+def test_as_published_a_window_however_wide_has_the_middle_of_its_target() -> None:
+    rng, no = np.random.default_rng(0), np.zeros(20000, bool)
+    for recipe in (base(), small()):
+        for stage in recipe.stages:
+            place = place_search(stage.data.views, no, no, rng)
+            assert np.abs(place.centre_unit - 0.5).max() == pytest.approx(
+                2.25 / stage.data.views.search_factor, rel=1e-3
+            )
+            assert np.log(place.side_unit).std() == pytest.approx(0.5 / np.sqrt(2), rel=0.03)
 
 
 def test_a_target_is_stretched_in_all_its_views_alike() -> None:

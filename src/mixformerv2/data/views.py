@@ -27,6 +27,9 @@ class ViewConfig:
     """side of the template window over the target's"""
     centre_jitter: float = 1.3
     """search centre off by at most so many target sides on each axis"""
+    jitter_grows: bool = False
+    """whether that is counted in sides as jittered, so that a window off in scale is off in place by as much more, and
+    what lies within half the search factor stays in the window: the released code's rule"""
     far_share: float = 0.5
     """examples with that jitter; the others lie near the centre, as from frame to frame"""
     near_deviation: float = 0.25
@@ -142,9 +145,12 @@ def place_search(
 ) -> Placement:
     """Anywhere in the window, or near its middle as from frame to frame."""
     b = len(flip)
-    side_unit = np.exp(rng.normal(0, views.scale_jitter, b)) / views.search_factor
+    scale = np.exp(rng.normal(0, views.scale_jitter, b))
+    side_unit = scale / views.search_factor
     far = rng.random((b, 1)) < views.far_share
     wide = rng.uniform(-views.centre_jitter, views.centre_jitter, (b, 2))
+    if views.jitter_grows:
+        wide /= scale[:, None]
     offset = np.where(far, wide, rng.normal(0, views.near_deviation, (b, 2)))
     return _off(views, side_unit, offset, flip, segmented, rng)
 

@@ -6,11 +6,13 @@ Each runs with ``mixformerv2 train NAME --data DIR --output DIR``.
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 from mixformerv2.config import DEFAULT_MODEL, Config, ModelConfig, preset
+from mixformerv2.data.augment import DegradeConfig
 from mixformerv2.data.loader import DataConfig
 from mixformerv2.data.plan import SampleConfig
 from mixformerv2.data.views import ViewConfig
@@ -43,10 +45,34 @@ _PUBLISHED_DATA = DataConfig(
         weights={"got10k": 1.0, "lasot": 1.0, "coco": 1.0, "trackingnet": 1.0},
         max_gap_frames=200,
         absent_share=0.0,
+        paste_share=0.0,
+        beyond_share=0.0,
+        crowd_search_share=0.0,
+        crowd_online_share=0.0,
     ),
-    # The centre anywhere in 4.5 target sides, the scale by exp(N(0, 0.5)).
+    # Width and height of what the window is laid around are off by exp(N(0, 0.5)) each, and so the root of its area by
+    # 0.5 / sqrt(2); its centre lies anywhere in 4.5 of such sides.
     views=ViewConfig(
-        centre_jitter=2.25, far_share=1.0, scale_jitter=0.5, rotation_deg=0.0, aspect_jitter=0.0
+        centre_jitter=2.25,
+        jitter_grows=True,
+        far_share=1.0,
+        scale_jitter=0.5 / math.sqrt(2),
+        rotation_deg=0.0,
+        aspect_jitter=0.0,
+        online_scale_jitter=0.0,
+        online_deviation=0.0,
+        online_aspect_jitter=0.0,
+    ),
+    degrade=DegradeConfig(
+        grey_share=0.05,
+        saturation=0.0,
+        contrast=0.0,
+        brightness=0.12,
+        tint=0.0,
+        blur_share=0.0,
+        low_resolution_share=0.0,
+        noise_share=0.0,
+        jpeg_share=0.0,
     ),
 )
 _REMOVED_BLOCKS = (0, 3, 6, 9)
