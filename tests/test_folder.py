@@ -5,6 +5,8 @@ from __future__ import annotations
 import multiprocessing
 import os
 import pickle
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from fractions import Fraction
 from pathlib import Path
 
@@ -321,6 +323,34 @@ def test_reading_on_does_not_seek_or_begin_again(tmp_path: Path, monkeypatch: py
         frames.read(index)
 
 
+def test_threads_that_read_many_videos_leave_each_other_theirs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """More of them than a thread keeps open."""
+    videos = [
+        VideoFrames.find(write_video(tmp_path / f"{number}.mp4"))
+        for number in range(2 * video_frames.OPEN_VIDEOS)
+    ]
+    opened: list[Path] = []
+    started = video_frames._Decoder._start
+
+    def noted(decoder: video_frames._Decoder) -> None:
+        opened.append(decoder.path)
+        started(decoder)
+
+    monkeypatch.setattr(video_frames._Decoder, "_start", noted)
+    together = threading.Barrier(len(videos))
+
+    def read_all(video: VideoFrames) -> None:
+        for index in range(len(video)):
+            together.wait()  # else one may be done before the next begins
+            video.read(index)
+
+    with ThreadPoolExecutor(len(videos)) as pool:
+        list(pool.map(read_all, videos))
+    assert sorted(opened) == sorted(video.path for video in videos)
+
+
 def test_drawing_on_a_frame_leaves_the_kept_one_alone(tmp_path: Path) -> None:
     frames = VideoFrames.find(write_video(tmp_path / "a.mp4", num_frames=3))
     first = frames.read(1)
@@ -336,7 +366,9 @@ def test_few_videos_are_open_at_a_time(tmp_path: Path) -> None:
         (tmp_path / f"{number}.mp4").write_bytes(path.read_bytes())
         clips.append(VideoFrames.find(tmp_path / f"{number}.mp4"))
     first = [clip.read(1) for clip in clips]
-    assert len(video_frames._videos_of(os.getpid())._decoders) == video_frames.OPEN_VIDEOS
+    assert (
+        len(video_frames._videos_of(os.getpid(), threading.get_ident())._decoders) == video_frames.OPEN_VIDEOS
+    )
     assert all(np.array_equal(clip.read(1), frame) for clip, frame in zip(clips, first, strict=True))
 
 

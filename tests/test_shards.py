@@ -300,6 +300,29 @@ def bucket() -> Iterator[Any]:
     files.rm("/", recursive=True)
 
 
+def test_a_request_that_fails_is_made_again_and_in_the_end_named(
+    bucket: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class UnavailableError(Exception):
+        """As of a store's own client, which is no OSError."""
+
+    asked = 0
+
+    def fails_twice(*_: Any, **__: Any) -> bytes:
+        nonlocal asked
+        asked += 1
+        if asked % 3:
+            raise UnavailableError("503, come again")
+        return b"there"
+
+    monkeypatch.setattr(type(bucket), "cat_file", fails_twice)
+    monkeypatch.setattr(shards, "_PAUSES_S", (0.0, 0.0))
+    assert shards._fetch("memory://bucket/file", 0, 5) == b"there"
+    monkeypatch.setattr(shards, "_PAUSES_S", (0.0,))
+    with pytest.raises(ValueError, match=r"^memory://bucket/file cannot be read: 503, come again$"):
+        shards._fetch("memory://bucket/file", 0, 5)
+
+
 def test_an_object_store_is_read_by_byte_range(
     tmp_path: Path, bucket: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

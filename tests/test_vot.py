@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from layouts import HEIGHT, WIDTH, write_images, write_palette_png, write_text
 
-from mixformerv2.data.benchmarks import READERS
+from mixformerv2.data.benchmarks import LAYOUTS, READERS
 from mixformerv2.data.readers.davis import read_davis
 from mixformerv2.data.readers.vot import parse_region, read_vot
 
@@ -53,6 +53,10 @@ def test_davis_2016_takes_all_objects_of_a_video_together(tmp_path: Path) -> Non
     assert bear.name == "bear"
     assert bear.boxes_frame.tolist() == [[1, 0, 2, 1]]
     assert [sequence.name for sequence in read_davis(tmp_path)] == ["bear", "dogs.1", "dogs.2"]
+    to_learn = LAYOUTS["davis"].reader
+    assert [sequence.name for sequence in to_learn(tmp_path)] == ["bear"]
+    (tmp_path / "ImageSets" / "2017" / "train.txt").unlink()
+    assert len(to_learn(tmp_path)) == 3
 
 
 def test_davis_that_does_not_fit_is_refused_in_one_sentence(tmp_path: Path) -> None:

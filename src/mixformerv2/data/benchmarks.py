@@ -12,7 +12,7 @@ from pathlib import Path
 
 from mixformerv2.data.readers.annotation import FIRST_PIXEL
 from mixformerv2.data.readers.coco import looks_like_coco, read_coco
-from mixformerv2.data.readers.davis import looks_like_davis, read_davis
+from mixformerv2.data.readers.davis import looks_like_davis, read_davis, read_davis_to_learn
 from mixformerv2.data.readers.got10k import (
     looks_like_got10k,
     looks_like_trackingnet,
@@ -106,7 +106,7 @@ LAYOUTS: dict[str, Layout] = {
         ),
         Layout(
             "davis",
-            READERS["davis"],
+            read_davis_to_learn,
             looks_like_davis,
             "JPEGImages/480p/bear/00000.jpg and Annotations/480p/bear/00000.png",
             ("davis",),

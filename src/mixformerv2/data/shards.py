@@ -11,6 +11,7 @@ import os
 import re
 import shutil
 import tarfile
+import time
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
@@ -26,6 +27,7 @@ from mixformerv2.data.sequence import LazySequences, Sequence
 
 INDEX_NAME = "index.json"
 _INDEX_BEGINS = b'{"packed": 1, '
+_PAUSES_S = (0.5, 2.0, 8.0)  # before a request that failed is made again
 _BLOCK = 512  # tar files consist of such
 
 
@@ -41,7 +43,7 @@ class ByteRanges:
         """Raises ValueError, naming the file, if it cannot be read or ends too early."""
         offset, size = int(self.offsets[part]), int(self.sizes[part])
         content = _fetch(self.url, offset, offset + size)
-        if len(content) < size:
+        if len(content) != size:
             raise ValueError(f"{self.url} ends before byte {offset + size}: it was not copied whole")
         return content
 
@@ -270,8 +272,7 @@ def _fetch(url: str, start: int | None = None, end: int | None = None) -> bytes:
     """Bytes of a file. Raises FileNotFoundError for a missing one without a range, else ValueError."""
     try:
         if "://" in url:
-            files, path = _file_system(url)
-            return bytes(files.cat_file(path, start=start, end=end))
+            return _fetch_remote(url, start, end)
         with open(url, "rb") as stream:
             stream.seek(start or 0)
             return stream.read(-1 if end is None else end - (start or 0))
@@ -279,6 +280,21 @@ def _fetch(url: str, start: int | None = None, end: int | None = None) -> bytes:
         if start is None and isinstance(error, FileNotFoundError):
             raise
         raise ValueError(f"{url} cannot be read: {error.strerror or error}") from error
+
+
+def _fetch_remote(url: str, start: int | None, end: int | None) -> bytes:
+    """A request that fails is made again, later and later. Raises FileNotFoundError at once, else ValueError."""
+    files, path = _file_system(url)
+    for pause_s in (*_PAUSES_S, None):
+        try:
+            return bytes(files.cat_file(path, start=start, end=end))
+        except FileNotFoundError:
+            raise
+        except Exception as error:  # each file system has errors of its own
+            if pause_s is None:
+                raise ValueError(f"{url} cannot be read: {error}") from error
+            time.sleep(pause_s)
+    raise AssertionError("the last attempt returns or raises")
 
 
 def _size(url: str) -> int:

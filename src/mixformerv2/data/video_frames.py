@@ -1,6 +1,6 @@
 """Video files as `Frames`: any frame by its index, the same picture as when the file is read from its beginning.
 
-Each process opens its own, a few at a time; what is sent to a worker is a path and the times of the frames.
+Each thread opens its own, a few at a time; what is sent to a worker is a path and the times of the frames.
 """
 
 from __future__ import annotations
@@ -89,7 +89,7 @@ class VideoFrames:
         return self.timeline.num_frames
 
     def read(self, index: int) -> UInt8[np.ndarray, "h w 3"]:
-        return _videos_of(os.getpid()).read(self, range(len(self))[index])
+        return _videos_of(os.getpid(), threading.get_ident()).read(self, range(len(self))[index])
 
     def place(self, index: int) -> str:
         return f"{self.path} frame {index}"
@@ -191,25 +191,23 @@ class _Decoder:
 
 
 class _OpenVideos:
-    """The videos that a process holds open; the one that was read longest ago is closed for a new one."""
+    """The videos that a thread holds open; the one that was read longest ago is closed for a new one."""
 
     def __init__(self) -> None:
         self._decoders: OrderedDict[tuple[Path, Stamp], _Decoder] = OrderedDict()
-        self._lock = threading.Lock()
 
     def read(self, video: VideoFrames, index: int) -> UInt8[np.ndarray, "h w 3"]:
         which = (video.path, video.stamp)
-        with self._lock:
-            if which not in self._decoders:
-                self._decoders[which] = _Decoder(video)
-            self._decoders.move_to_end(which)
-            if len(self._decoders) > OPEN_VIDEOS:
-                self._decoders.popitem(last=False)[1].close()
-            return self._decoders[which].read(index)
+        if which not in self._decoders:
+            self._decoders[which] = _Decoder(video)
+        self._decoders.move_to_end(which)
+        if len(self._decoders) > OPEN_VIDEOS:
+            self._decoders.popitem(last=False)[1].close()
+        return self._decoders[which].read(index)
 
 
 # Without a limit: a forked process must not even close what it has from its parent, for that waits for threads which
 # the fork left behind.
 @cache
-def _videos_of(process: int) -> _OpenVideos:  # noqa: ARG001
+def _videos_of(process: int, thread: int) -> _OpenVideos:  # noqa: ARG001
     return _OpenVideos()

@@ -51,6 +51,12 @@ def read_davis(root: Path | str, year: str | None = None, split: str | None = No
     return LazySequences(tuple(targets), partial(_davis_sequence, root, resolution, targets))
 
 
+def read_davis_to_learn(root: Path | str) -> Sequences:
+    """Its videos for training, of 2017; all of a copy without that list."""
+    listed = (Path(root) / "ImageSets" / "2017" / "train.txt").is_file()
+    return read_davis(root, "2017", "train") if listed else read_davis(root)
+
+
 def looks_like_davis(root: Path) -> bool:
     return (root / "JPEGImages").is_dir() and (root / "Annotations").is_dir()
 
