@@ -8,6 +8,7 @@ import math
 import os
 import signal
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -404,6 +405,15 @@ def test_the_time_is_up_after_so_many_minutes(monkeypatch: pytest.MonkeyPatch) -
     assert Deadline(0.0).reached
 
 
+def test_a_run_in_another_thread_is_stopped_by_its_time_alone() -> None:
+    def watch() -> bool:
+        with Deadline(0.0).watching_signals():
+            return True
+
+    with ThreadPoolExecutor(1) as pool:
+        assert pool.submit(watch).result()
+
+
 class Dying:
     """A loader whose worker dies at the third chunk."""
 
@@ -437,8 +447,8 @@ class Signalled(Deadline):
         return False
 
 
-def test_a_worker_that_dies_of_itself_ends_the_run(data: Data, tmp_path: Path) -> None:
-    stopped = make_engine(STAGE, data, tmp_path, save_every=1)
+def test_a_worker_that_dies_of_itself_ends_the_run_and_loses_no_step(data: Data, tmp_path: Path) -> None:
+    stopped = make_engine(STAGE, data, tmp_path)
     stopped.loader = Dying(stopped.loader)  # type: ignore[assignment]
     with pytest.raises(ChildProcessError, match="data workers died"):
         stopped.run(NEVER)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,7 +24,13 @@ class Deadline:
 
     @contextmanager
     def watching_signals(self) -> Iterator[None]:
-        """The first SIGTERM or Ctrl-C lets the step end and the run be saved; the second one acts as usual."""
+        """The first SIGTERM or Ctrl-C lets the step end and the run be saved; the second one acts as usual.
+
+        Does nothing in a thread other than the main one, to which signals go.
+        """
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
 
         def note(number: int, _: object) -> None:
             self.signal = number

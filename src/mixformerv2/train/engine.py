@@ -150,7 +150,8 @@ class Engine:
         """Whether the stage is finished; otherwise the time was up, and all is saved.
 
         Raises FloatingPointError when loss or gradients are not finite, OSError or ValueError when nothing can be
-        written, and what the loader raises; what was saved before is then intact.
+        written, and what the loader raises; what was saved before is then intact. A process alone saves before it
+        raises what the loader does.
         """
         stage, progress = self.stage, self.progress
         chunks = iter(self.loader.chunks(self._chunk_numbers(progress.step)))
@@ -268,7 +269,12 @@ class Engine:
             )
 
     def _micro_batches(self, chunks: Iterator[Batch]) -> list[Batch]:
-        share = Batch.join([next(chunks) for _ in range(self._chunks)])
+        try:
+            share = Batch.join([next(chunks) for _ in range(self._chunks)])
+        except Exception:
+            if self.fabric.world_size == 1:  # nothing of the step is done yet
+                self._save()
+            raise
         pieces = zip(*(part.chunk(self._accumulated) for part in share), strict=True)
         return [Batch(*parts) for parts in pieces]
 

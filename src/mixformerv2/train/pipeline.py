@@ -23,11 +23,12 @@ from mixformerv2.data.pairs import Batch
 from mixformerv2.data.sequence import Sequences, names_of
 from mixformerv2.files import write_bytes, write_text
 from mixformerv2.model import checkpoint
-from mixformerv2.model.network import Network
+from mixformerv2.model.network import Network, build
 from mixformerv2.train import pictures
 from mixformerv2.train.deadline import Deadline
 from mixformerv2.train.engine import (
     LAST,
+    RESUME,
     Engine,
     RunOptions,
     is_first_process,
@@ -115,7 +116,8 @@ class _Run:
         teacher = teacher_network(stage, self.finished)
         loader = self._loader(stage, fabric.device)
         examples = Batch.join(list(loader.chunks(range(math.ceil(_CALIBRATION / stage.data.chunk)))))
-        start = starting_network(stage, self.finished, examples)
+        goes_on = (folder / RESUME).exists()  # the checkpoint then takes the place of whatever it starts from
+        start = build(stage.trained_model) if goes_on else starting_network(stage, self.finished, examples)
         first = Batch(*(part[:_SHOWN] for part in examples))
         if fabric.is_global_zero:
             pictures.save_png(pictures.batch_grid(first, None), folder / EXAMPLES)
