@@ -180,6 +180,19 @@ def test_a_stage_that_was_done_with_other_settings_is_refused_with_every_differe
     assert contents(smoke.output) == before
 
 
+def test_a_run_that_has_learned_from_other_sequences_is_refused(smoke: Run) -> None:
+    kind, sequences = next(iter(smoke.data.items()))
+    fewer = {**smoke.data, kind: list(sequences)[1:]}
+    had, has = len(sequences), len(sequences) - 1
+    with pytest.raises(
+        ValueError, match=f"other data, of {kind} {had} sequences and not these {has}: choose"
+    ):
+        pipeline.run(smoke.recipe, fewer, smoke.output, OPTIONS)
+    elsewhere = {**smoke.data, "another": list(sequences)}  # which the recipe does not learn from
+    if smoke.recipe.stages[0].data.sample.weights:
+        assert pipeline.run(smoke.recipe, elsewhere, smoke.output, OPTIONS) == smoke.outcome
+
+
 def test_stages_that_are_not_there_are_trained_again_to_the_same_weights(
     smoke: Run, tmp_path: Path, no_curves: None
 ) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import hashlib
 import json
 import math
 import signal
@@ -48,6 +49,7 @@ Datasets = Mapping[str, Sequences]
 
 DONE = "done.json"  # the stage's settings, written when it has ended
 RESULT = "model.safetensors"  # what the last stage made
+DATA = "data.json"  # which sequences it has learned from
 EXAMPLES, CURVES = (
     "examples.png",
     "curves.png",
@@ -89,6 +91,7 @@ class _Run:
     def through(self, recipe: Recipe) -> Outcome:
         check_sources(recipe)
         _check_datasets(recipe, self.data)
+        _note_data(recipe, self.data, self.output)
         with self.deadline.watching_signals():
             for stage in recipe.stages:
                 if not _is_done(stage, self.output / stage.name) and not self.train(stage):
@@ -182,6 +185,35 @@ def _check_datasets(recipe: Recipe, data: Datasets) -> None:
             )
         if stage.validation is not None:
             Validation.choose(stage.validation, data)
+
+
+def _note_data(recipe: Recipe, data: Datasets, output: Path) -> None:
+    """Keeps by their names what a run learns from. Raises ValueError where it began with other sequences: what is
+    trained already, and all that goes on from it, would pass for trained on these.
+    """
+    used = {
+        kind: names_of(sequences)
+        for stage in recipe.stages
+        for kind, sequences in _to_learn_from(stage, data).items()
+        if stage.data.sample.weights.get(kind, not stage.data.sample.weights)
+    }
+    now = {
+        kind: {
+            "sequences": len(names),
+            "sha256": hashlib.sha256("\n".join(sorted(names)).encode()).hexdigest(),
+        }
+        for kind, names in used.items()
+    }
+    known = json.loads((output / DATA).read_text()) if (output / DATA).exists() else {}
+    for kind in now:
+        if known.get(kind, now[kind]) != now[kind]:
+            raise ValueError(
+                f"{output} has learned from other data, of {kind} {known[kind]['sequences']} sequences and not these "
+                f"{now[kind]['sequences']}: choose another output folder, or give it what it began with"
+            )
+    if known | now != known and is_first_process():
+        output.mkdir(parents=True, exist_ok=True)
+        write_text(output / DATA, json.dumps(known | now, indent=1) + "\n")
 
 
 def _to_learn_from(stage: StageConfig, data: Datasets) -> Datasets:
