@@ -155,7 +155,7 @@ def test_labelled_tracks_are_clips_that_training_reads(tmp_path: Path) -> None:
     write_film(tmp_path / "clips/street", lefts)
     starts = [Start("street", 0, start_box(80), "one"), Start("street", 2, start_box(88), "two")]
     tracks = list(label(Pair(Red(), Red()), tmp_path / "clips", starts, tmp_path / "out", Agreement(3)))
-    assert tracks == [Track("one", 3, 4, True), Track("two", 3, 4, True)]
+    assert tracks == [Track("one", 3, 4, True, True), Track("two", 3, 4, True, True)]
     read = list(read_folder(tmp_path / "out"))
     assert [sequence.name for sequence in read] == ["one", "two"]
     assert read[0].same_pictures(read[1])
@@ -171,8 +171,11 @@ def test_tracks_that_are_there_are_kept_as_people_have_corrected_them(tmp_path: 
     before = (tmp_path / "out/one/boxes.csv").read_bytes()
     starts = [Start("street", 0, start_box(20), "one")]
     tracks = list(label(Pair(Red(), Red()), tmp_path / "clips", starts, tmp_path / "out"))
-    assert tracks == [Track("one", 1, 2, False)]
+    assert tracks == [Track("one", 1, 2, False, as_drawn=False)]
     assert (tmp_path / "out/one/boxes.csv").read_bytes() == before
+    starts = [Start("street", 0, (1.0, 2.0, 2.0, 2.0), "one")]
+    tracks = list(label(Pair(Red(), Red()), tmp_path / "clips", starts, tmp_path / "out"))
+    assert tracks == [Track("one", 1, 2, False, as_drawn=True)]
 
 
 def test_a_clip_that_is_not_there_is_refused_before_anything_is_followed(tmp_path: Path) -> None:

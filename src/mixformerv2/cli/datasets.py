@@ -121,6 +121,8 @@ def label(
         for done, track in enumerate(labelling.label(trackers, clips, drawn, output, agreement), 1):
             progress("tracks", done, len(drawn))
             note = "" if track.is_new else "was there"
+            if not track.as_drawn:
+                note += ", from another box: delete its folder to follow this one"
             table.add_row(track.name, f"{track.frames:,}", f"{track.labelled:,}", note)
     out.print(table)
 

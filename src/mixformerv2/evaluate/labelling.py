@@ -30,7 +30,7 @@ COLUMNS = ("clip", "frame", "x", "y", "w", "h", "name")
 class Agreement:
     """When the way there and the way back count as one."""
 
-    segment_frames: int = 30
+    segment_frames: int = 12
     """followed back after so many, each time from the box that was reached"""
     min_iou: float = 0.6
     """of the boxes of a frame on both ways"""
@@ -189,6 +189,8 @@ class Track(NamedTuple):
     frames: int
     is_new: bool
     """else it was there before"""
+    as_drawn: bool
+    """whether it begins with the box of its start: where it was there before, its box may have been drawn anew"""
 
 
 def label(
@@ -219,8 +221,11 @@ def label(
         if is_new:
             boxes_frame = follow(trackers, frames_of(pictures), start.frame, start.box_xywh, agreement)
             write_track(output / start.name, pictures, boxes_frame)
-        known = has_area(read_boxes(boxes_path).rows_frame)
-        yield Track(start.name, int(known.sum()), len(known), is_new)
+        rows_frame = read_boxes(boxes_path).rows_frame
+        known, begins_frame = has_area(rows_frame), rows_frame[start.frame : start.frame + 1]
+        drawn_frame = geometry.xywh_to_xyxy(start.box_xywh)
+        as_drawn = is_new or bool((np.abs(begins_frame - drawn_frame) < 0.5).all(axis=1).any())
+        yield Track(start.name, int(known.sum()), len(known), is_new, as_drawn)
 
 
 def write_track(folder: Path, pictures: Path, boxes_frame: Float[np.ndarray, "frames 4"]) -> None:
