@@ -155,6 +155,14 @@ def test_a_box_is_taken_from_an_attribute_or_from_the_first_place(kind: type[Sti
     np.testing.assert_array_equal(one_pass(kind(), sequence("a", BOX, BOX)).boxes_frame, [BOX, BOX])
 
 
+@pytest.mark.parametrize("answer", [None, (None, 0.3)])
+def test_a_tracker_may_see_no_box(answer: Any) -> None:
+    tracker = Still()
+    tracker.update = lambda frame: answer  # type: ignore[method-assign]
+    result = one_pass(tracker, sequence("a", BOX, BOX))
+    assert np.isnan(result.boxes_frame[1]).all() and np.isnan(result.scores[1])
+
+
 @pytest.mark.parametrize("answer", [(1.0, 2.0, 3.0), [1, 2, 3, 4, 0.9]])
 def test_numbers_that_are_no_box_are_shown_as_they_came(answer: Any) -> None:
     tracker = Still()

@@ -206,7 +206,22 @@ def test_a_wrong_request_ends_the_server_with_its_reason(
     assert code == 1 and re.fullmatch(f"error: ValueError: .*{reason}.*\n", error)
 
 
-@pytest.mark.parametrize("answer", ["none", "three", "nan"])
+def test_a_tracker_that_sees_no_box_says_the_last_one_without_confidence(
+    frames: list[str], tmp_path: Path
+) -> None:
+    (tmp_path / "silent.py").write_text(SILENT)
+    client = Client("--cwd", str(tmp_path), "python:silent.py:NoBox", "answer=none")
+    client.hear()
+    began = client.say(f'@@TRAX:initialize "{frames[0]}" "{BOX}"')
+    answer = client.say(f'@@TRAX:frame "{frames[1]}"')
+    assert answer.name == "state" and answer.arguments == began.arguments
+    assert float(answer.properties["confidence"]) == 0
+    assert client.process.stdin is not None
+    client.process.stdin.write("@@TRAX:quit\n")
+    assert client.end()[0] == 0
+
+
+@pytest.mark.parametrize("answer", ["three", "nan"])
 def test_an_answer_without_a_box_is_told_to_the_client(
     answer: str, frames: list[str], tmp_path: Path
 ) -> None:

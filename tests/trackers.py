@@ -70,8 +70,8 @@ class Flawed(Follow):
     def nan(self) -> Answer:
         return Answer((1.0, float("nan"), 1.0, 1.0))
 
-    def nothing(self) -> None:
-        return None
+    def nothing(self) -> object:
+        return object()
 
     def three(self) -> Answer:
         return Answer((1, 2, 3))

@@ -26,7 +26,7 @@ class AnyTracker(Protocol):
     def update(self, frame: Any) -> Any:
         """The object in the next frame: a box, or an answer with the attribute ``box`` or the box as first item.
 
-        The box may be None, the answer not. An attribute ``score`` is its confidence.
+        The answer or its box may be None, for none. An attribute ``score`` is its confidence.
         """
 
 
@@ -118,9 +118,9 @@ def check_max_frames(max_frames: int | None) -> None:
 
 
 def box_of(answer: Any) -> Any:
-    """What an answer of `AnyTracker.update` gives as the box. Raises TypeError or LookupError where it has none."""
-    if hasattr(answer, "box"):
-        return answer.box
+    """The box in an answer of `AnyTracker.update`, None for none. Raises TypeError or LookupError for another kind."""
+    if answer is None or hasattr(answer, "box"):
+        return getattr(answer, "box", None)
     flat = all(value is not None and np.ndim(value) == 0 for value in answer)
     return answer if flat else answer[0]
 

@@ -97,7 +97,7 @@ def serve(tracker: AnyTracker, name: str, requests: BinaryIO, answers: BinaryIO)
 
     can = {"image": "path;", "region": "rectangle;", "channels": "color;", "name": name}
     say("hello", [], {"trax.version": str(VERSION), **{f"trax.{key}": value for key, value in can.items()}})
-    started = False
+    started, box = False, list[float]()
     for raw in requests:
         request = read_message(raw.decode(errors="replace"))
         if request is None:
@@ -108,12 +108,13 @@ def serve(tracker: AnyTracker, name: str, requests: BinaryIO, answers: BinaryIO)
             _check(request, started)
             image = read_image(request.arguments[0])
             if request.name == "initialize":
-                box = read_region(request.arguments[1])
-                tracker.init(image, box)
+                box = [*read_region(request.arguments[1])]
+                tracker.init(image, tuple(box))
                 started = True
                 say("state", [_region(box)], {})
             else:
-                say("state", *_state(tracker.update(image)))
+                box, properties = _state(tracker.update(image), box)
+                say("state", [_region(box)], properties)
         except Exception as error:
             say("quit", [], {"trax.reason": " ".join(f"{type(error).__name__}: {error}".split())})
             raise
@@ -130,9 +131,13 @@ def _check(request: Message, started: bool) -> None:
         raise ValueError("a TraX client says initialize before frame, got frame first")
 
 
-def _state(answer: Any) -> tuple[list[str], dict[str, str]]:
+def _state(answer: Any, last: list[float]) -> tuple[list[float], dict[str, str]]:
+    """A box, and properties beside it. TraX knows no answer without a box: none is the last one, without confidence."""
     try:
-        box = [float(value) for value in box_of(answer)]
+        given = box_of(answer)
+        if given is None:
+            return last, {"confidence": "0"}
+        box = [float(value) for value in given]
     except (TypeError, LookupError, ValueError):  # no box in it, or one of no numbers
         box = []
     if len(box) != 4 or not np.isfinite(box).all():
@@ -140,7 +145,7 @@ def _state(answer: Any) -> tuple[list[str], dict[str, str]]:
     score: Any = getattr(answer, "score", None)
     # The toolkit's long-term measures go by this name.
     known = score is not None and np.isfinite(score)
-    return [_region(box)], {"confidence": f"{float(score):.6g}"} if known else {}
+    return box, {"confidence": f"{float(score):.6g}"} if known else {}
 
 
 def _region(box: Any) -> str:
