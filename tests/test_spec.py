@@ -286,5 +286,23 @@ def test_a_changed_class_or_command_is_another_description(module: str, tmp_path
     assert all(one["sha256"] != other["sha256"] for one, other in zip(before, after, strict=True))
 
 
+def test_what_a_class_is_given_and_what_lies_beside_it_are_part_of_its_description(tmp_path: Path) -> None:
+    (tmp_path / "beside_it.py").write_text("def help_along(): pass\n")
+    (tmp_path / "uses.py").write_text("from beside_it import help_along\n" + MODULE)
+    weights = tmp_path / "weights.npy"
+    weights.write_text("first")
+    specs = [
+        parse(f"python:{tmp_path}/uses.py:Stands", {"weights": str(weights)}),
+        parse(f"command:{sys.executable} -c pass --weights={weights}"),
+    ]
+    before = [describe(spec) for spec in specs]
+    assert sorted(before[0]["sha256"]) == sorted(["beside_it.py", "uses.py", str(weights)])
+    weights.write_text("second")
+    changed = [describe(spec) for spec in specs]
+    assert all(one["sha256"] != other["sha256"] for one, other in zip(before, changed, strict=True))
+    (tmp_path / "beside_it.py").write_text("def help_along(): return 1\n")
+    assert describe(specs[0])["sha256"] != changed[0]["sha256"]
+
+
 def test_a_spec_made_by_hand_is_what_parse_gives() -> None:
     assert TrackerSpec("opencv:mil", {"threads": 1}) == parse("opencv:mil", {"threads": "1"})

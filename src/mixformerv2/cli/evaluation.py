@@ -79,7 +79,13 @@ def evaluate(
     """Run trackers over a dataset and score them; a run that was stopped goes on. Exit code 1: something failed."""
     from mixformerv2.evaluate.attributes import check_attributes
     from mixformerv2.evaluate.datasets import open_for_evaluation
-    from mixformerv2.evaluate.execute import check_execution, run_all, share_cores, usable_cores
+    from mixformerv2.evaluate.execute import (
+        check_execution,
+        default_workers,
+        run_all,
+        share_cores,
+        usable_cores,
+    )
     from mixformerv2.evaluate.run import check_max_frames
     from mixformerv2.evaluate.spec import describe, settled
     from mixformerv2.evaluate.store import Store, describe_run
@@ -97,7 +103,8 @@ def evaluate(
     archives = _archives(folders, submission, opened, partly=bool(sequence) or max_frames is not None)
 
     def measured_with(spec: TrackerSpec) -> dict[str, object]:
-        shares = share_cores(workers, threads or spec.options.get("threads"), usable_cores())
+        by_default = default_workers(spec) if workers is None else workers
+        shares = share_cores(by_default, threads or spec.options.get("threads"), usable_cores())
         return {
             "processor": cpu.name(),
             "cores": usable_cores(),

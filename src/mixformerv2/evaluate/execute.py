@@ -69,6 +69,11 @@ def usable_cores() -> int:
     return os.cpu_count() or 1
 
 
+def default_workers(spec: TrackerSpec) -> int | None:
+    """One where a model runs on another device than the CPU, which it fills by itself; else None, for the cores."""
+    return None if spec.kind != "model" or spec.options.get("device", "auto") in ("auto", "cpu") else 1
+
+
 def share_cores(workers: int | None, threads: int | None, cores: int) -> tuple[int, int]:
     """Workers and threads of each, so that all threads together are no more than the cores; what is given is kept.
 
@@ -170,6 +175,7 @@ def run_all(
     check_execution(executor, address, time_limit_s)
     check_max_frames(store.description["max_frames"])
     began, cores = time.monotonic(), usable_cores()
+    workers = default_workers(spec) if workers is None and executor == "local" else workers
     at_once, threads = share_cores(workers, threads or spec.options.get("threads"), cores)
     wanted, broken = list(sequences), dict(broken or {})
     finished = store.finished(wanted)

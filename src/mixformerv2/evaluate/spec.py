@@ -16,11 +16,13 @@ import math
 import os
 import platform
 import shutil
+import sys
 import typing
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from mixformerv2.config import TrackerConfig
@@ -139,6 +141,8 @@ def open_tracker(spec: TrackerSpec) -> AnyTracker:
 def describe(spec: TrackerSpec) -> dict[str, Any]:
     """Everything that the tracker's results depend on, ready for JSON; the same again for the same tracker.
 
+    Of a class or a program that is not ours only what can be seen from here: the files that are named, and modules that
+    lie beside the class and lend it something.
     Opens our own tracker, whose precision and runtime may be left to the machine; raises as ``open_tracker`` does.
     """
     about: dict[str, Any] = {"text": spec.text, "options": dict(sorted(spec.options.items()))}
@@ -157,18 +161,38 @@ def describe(spec: TrackerSpec) -> dict[str, Any]:
         files = model_files(spec.target, spec.options)
     elif spec.kind == "python":
         class_of(spec.target)
-        origin = getattr(import_module(spec.target), "__file__", None)
-        files = {Path(origin).name: Path(origin)} if origin else {}
+        module = import_module(spec.target)
+        files = _modules_beside(module) if getattr(module, "__file__", None) else {}
     else:
         program, *words = split(spec.target)
-        files = {word: Path(word) for word in words if Path(word).is_file()}
+        named = [word.rpartition("=")[2] for word in words]
+        files = {word: Path(word) for word in named if Path(word).is_file()}
         files[program] = Path(shutil.which(program) or program)
         packages = ["mixformerv2"]
+    given = [value for value in spec.options.values() if isinstance(value, str) and Path(value).is_file()]
+    files |= {value: Path(value) for value in given}
     about["sha256"] = {name: _sha256(path) for name, path in files.items()}
     about["versions"] = {name: str(importlib.import_module(name).__version__) for name in packages}
     about["versions"]["python"] = platform.python_version()
     described: dict[str, Any] = json.loads(json.dumps(about, default=str))
     return described
+
+
+def _modules_beside(first: ModuleType) -> dict[str, Path]:
+    """The file of a module, and of those in its folder, or below, from which it has modules, classes or functions."""
+    found: dict[str, Path] = {}
+    folder, waiting = Path(str(first.__file__)).resolve().parent, [first]
+    while waiting:
+        module = waiting.pop()
+        file = Path(str(getattr(module, "__file__", None))).resolve()
+        if not file.is_file() or not file.is_relative_to(folder) or file in found.values():
+            continue
+        found[str(file.relative_to(folder))] = file
+        for value in vars(module).values():
+            of = value.__name__ if isinstance(value, ModuleType) else getattr(value, "__module__", None)
+            if isinstance(of, str) and of in sys.modules:
+                waiting.append(sys.modules[of])
+    return found
 
 
 def settled(spec: TrackerSpec, described: Mapping[str, Any], *options: str) -> TrackerSpec:
