@@ -102,7 +102,9 @@ def test_wrong_input_is_refused_with_what_there_is(text: str, options: dict, sen
 def test_a_program_and_a_model_that_are_not_there_are_said_so(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="name a program that can be run, got 'no-such-tracker'"):
         parse("command:no-such-tracker --fast")
-    with pytest.raises(FileNotFoundError, match=r"expected a .safetensors file or a folder"):
+    with pytest.raises(
+        FileNotFoundError, match=r"the folder .* has no model\.safetensors: a model folder comes from"
+    ):
         parse(str(tmp_path))
 
 

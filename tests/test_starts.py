@@ -50,7 +50,7 @@ def test_empty_lines_are_passed_over_and_counted(tmp_path: Path) -> None:
             "",
             "must begin with the line frame,id,x,y,w,h and have a row for each target, or hold the rows of MOT",
         ),
-        (HEADER, "must begin with the line frame,id,x,y,w,h and have a row for each target"),
+        (HEADER, "has no row under its header: give one for each target"),
         ("0,1,10,20,30,40\n", "must begin with the line .*; got '0,1,10,20,30,40'"),
         ("x,y,w,h\n1,2,3,4\n", "must begin with the line"),
         (

@@ -6,6 +6,7 @@ import itertools
 import os
 import re
 import socket
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -595,6 +596,15 @@ def test_another_encoder_is_taken_where_x264_is_missing(
         for _ in range(5):
             sink.write(np.full((48, 64, 3), 128, np.uint8))
     assert len(decode(tmp_path / "a.mp4")) == 5
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no named pipes")
+def test_a_video_may_come_through_a_pipe(tmp_path: Path) -> None:
+    clip, pipe = tiny.write_clip(tmp_path / "clip.mkv", 5), tmp_path / "pipe"
+    os.mkfifo(pipe)
+    threading.Thread(target=lambda: pipe.write_bytes(clip.read_bytes()), daemon=True).start()
+    with open_source(pipe) as frames:
+        assert len(list(frames)) == 5
 
 
 def test_a_live_stream_gives_its_first_frame_no_later_than_one_thread_would(tmp_path: Path) -> None:

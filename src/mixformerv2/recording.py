@@ -192,6 +192,10 @@ def _record(
                 if not done:
                     raise
                 interrupted = True
+            except ValueError as error:
+                if not done:
+                    raise
+                raise ValueError(f"{error}; what was tracked before, {done} frames, is written") from error
         median_ms = float(np.median(times_ms)) if times_ms else float("nan")
         return Summary(done, len(ids), lost, median_ms, interrupted, frames.warning)
 

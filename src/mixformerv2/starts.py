@@ -43,6 +43,8 @@ def read_starts(path: str | Path) -> list[Start]:
             rows[number] = Start(row.frame, row.id, row.result.box)
     else:
         rows = {}
+    if header == _HEADER and not rows:
+        raise ValueError(f"{path} has no row under its header: give one for each target")
     if not rows:
         raise ValueError(
             f"{path} must begin with the line {_HEADER} and have a row for each target, or hold the rows of "

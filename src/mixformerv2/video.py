@@ -144,7 +144,7 @@ def _find(source: str | Path | int) -> FrameSource:
         if not images:
             raise ValueError(f"folder {source} must hold images ({', '.join(IMAGE_SUFFIXES)}), got none")
         return ImageSource(Path(source).resolve().name, images)
-    if os.path.isfile(source):
+    if os.path.exists(source):  # a pipe, too
         path = Path(source)
         return ImageSource(path.name, [path]) if is_image(path) else open_video(text, name=path.name)
     if glob.has_magic(text):

@@ -145,6 +145,11 @@ def find_weights(model: str | Path) -> Path:
         return path / WEIGHTS_FILE
     if path.is_file():
         return path
+    if path.is_dir():
+        raise FileNotFoundError(
+            f"the folder {path} has no {WEIGHTS_FILE}: a model folder comes from `mixformerv2 export MODEL FOLDER`, or "
+            "with --target onnx beside others"
+        )
     if model in PRESETS:
         raise ValueError(
             f"{model} is a preset whose weights do not ship: `mixformerv2 convert` makes them of a published "
