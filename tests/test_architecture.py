@@ -39,7 +39,11 @@ ALLOWED: dict[str, set[str]] = {
         *("files", "interrupts", "results", "starts", "images", "video", "overlay"),
         *("tracker", "multitracker"),
     },
-    "evaluate": {"geometry", "config", "files", "results", "images", "video", "data", "runtime", "tracker"},
+    "evaluate": {
+        *("geometry", "config", "files", "results", "images", "video", "data"),
+        # A proof looks over a target's shoulder.
+        *("runtime", "target", "tracker"),
+    },
     # Validation is tracking.
     "train": {
         *("geometry", "config", "files", "interrupts", "model", "distill"),

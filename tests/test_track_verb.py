@@ -155,6 +155,35 @@ def test_track_replaces_files_only_with_overwrite(track: Run, home: Path) -> Non
     assert len(read_results("boxes.csv")) == NUM_FRAMES
 
 
+def test_results_may_go_on_from_a_frame_where_they_went_wrong(track: Run, home: Path) -> None:
+    assert track("clip.mp4", "--results", "a.csv").code == 0
+    before = (home / "a.csv").read_text().splitlines()
+    again = ("clip.mp4", "--results", "a.csv", "--start-frame", 7, "--keep-before")
+    refused = track(*again, box="500,500,5,5")
+    assert refused.code == 2 and (home / "a.csv").read_text().splitlines() == before
+    assert track(*again, box="40,30,20,10").code == 0
+    after = (home / "a.csv").read_text().splitlines()
+    assert after[:8] == before[:8] and len(after) == len(before)
+    assert after[8].startswith("7,40.000,30.000,20.000,10.000,")
+    assert [line.split(",")[0] for line in after[1:]] == [line.split(",")[0] for line in before[1:]]
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--results", "a.csv"], "give both"),
+        (["--start-frame", 3], "give both"),
+        (["--results", "a.txt", "--start-frame", 3], "the .csv or .jsonl of one target, got a.txt"),
+        (["--results", "none.csv", "--start-frame", 3], "none.csv is not a results file"),
+    ],
+)
+def test_what_cannot_go_on_is_refused(track: Run, home: Path, options: list[Any], words: str) -> None:
+    for name in ("a.csv", "a.txt"):
+        assert track("clip.mp4", "--results", name).code == 0
+    refused = track("clip.mp4", *options, "--keep-before")
+    assert refused.code == 2 and words in refused.err
+
+
 def test_track_reads_folders_and_globs_of_images_of_any_size(track: Run, home: Path) -> None:
     (home / "images").mkdir()
     for index in range(3):

@@ -19,7 +19,7 @@ from mixformerv2.images import Frame, is_image
 from mixformerv2.interrupts import as_keyboard_interrupts
 from mixformerv2.multitracker import MultiTracker
 from mixformerv2.overlay import OverlayVideo, draw, draw_many
-from mixformerv2.results import Result, ResultFile
+from mixformerv2.results import Result, ResultFile, ResultRow
 from mixformerv2.starts import Start
 from mixformerv2.tracker import Tracker
 from mixformerv2.video import open_source
@@ -34,6 +34,9 @@ class Outputs:
     results_format: str | None = None
     contact_sheet: Path | None = None
     overwrite: bool = False
+    kept: tuple[ResultRow, ...] | None = (
+        None  # rows of the results that are there, which the new ones go on from
+    )
 
     def check_apart(self, read: str | Path | int) -> None:
         """Raises ValueError where one of them is what is read, or lies among its images: it would be lost."""
@@ -213,7 +216,8 @@ class _Files:
         outputs, overwrite = self._outputs, self._outputs.overwrite
         with ExitStack() as stack:
             if outputs.results is not None:
-                results = ResultFile.open(outputs.results, outputs.results_format, overwrite, self._with_ids)
+                replace = overwrite or outputs.kept is not None
+                results = ResultFile.open(outputs.results, outputs.results_format, replace, self._with_ids)
                 self._results = stack.enter_context(results)
             if outputs.video is not None:
                 self._pictures.append(stack.enter_context(OverlayVideo(outputs.video, fps, overwrite)))
@@ -223,6 +227,9 @@ class _Files:
 
     def write(self, index: int, frame: Frame, results: _ById, recent_ms: list[float]) -> None:
         if self._results is not None:
+            if not self._results.num_rows:  # an error before the first frame leaves the file as it was
+                for row in self._outputs.kept or ():
+                    self._results.write(*row)
             for id, result in results.items():
                 self._results.write(index, result, id if self._with_ids else None)
         if self._pictures:

@@ -16,6 +16,7 @@ from mixformerv2.config import DEFAULT_MODEL
 
 if TYPE_CHECKING:
     from mixformerv2.recording import Progress, Summary
+    from mixformerv2.results import ResultRow
 
 ModelOption = Annotated[
     str, typer.Option("--model", help="A shipped model, an exported folder or a .safetensors file.")
@@ -100,6 +101,13 @@ def track_verb(
     results_format: Annotated[
         str | None, typer.Option(help="csv, jsonl, otb, lasot, got10k or mot; by default from the suffix.")
     ] = None,
+    keep_before: Annotated[
+        bool,
+        typer.Option(
+            "--keep-before",
+            help="Go on with --results: its rows before --start-frame stay, the others are new.",
+        ),
+    ] = False,
     model: ModelOption = DEFAULT_MODEL,
     backend: BackendOption = "auto",
     precision: PrecisionOption = "auto",
@@ -130,7 +138,8 @@ def track_verb(
         )
     if output is None and results is None:
         output = Path(f"{default_name(source)}-tracked.mp4")
-    outputs = Outputs(output, results, results_format, overwrite=overwrite)
+    kept = _rows_before(start_frame, results, results_format) if keep_before else None
+    outputs = Outputs(output, results, results_format, overwrite=overwrite, kept=kept)
     loading = (model, backend, precision, device, threads)
     tracker: Tracker | MultiTracker
     if boxes is None:
@@ -144,6 +153,19 @@ def track_verb(
         with _progress() as progress:
             summary = record_many(source, starts, tracker, outputs, progress)
     _report(summary, tracker, outputs)
+
+
+def _rows_before(frame: int, results: Path | None, format: str | None) -> tuple[ResultRow, ...]:
+    """What ``--keep-before`` keeps."""
+    from mixformerv2.results import read_results
+
+    if results is None or not frame:
+        raise ValueError("--keep-before goes on with --results from --start-frame on: give both")
+    rows = read_results(results, format)
+    of_frames = (format or results.suffix[1:].lower()) in ("csv", "jsonl")
+    if not of_frames or any(row.id is not None for row in rows):
+        raise ValueError(f"--keep-before goes on with the .csv or .jsonl of one target, got {results}")
+    return tuple(row for row in rows if row.frame < frame)
 
 
 def _draw_rulers(source: str, start_frame: int, picture: Path, overwrite: bool) -> None:
