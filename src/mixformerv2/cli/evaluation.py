@@ -38,7 +38,8 @@ def evaluate(
     tracker: Annotated[
         list[str] | None,
         typer.Option(
-            help="tiny, a model's path, opencv:NAME, python:FILE.py:CLASS or command:CMD; may be repeated."
+            help="tiny, a model's path, opencv:NAME, python:FILE.py:CLASS or command:CMD; may be repeated. "
+            f"By default {DEFAULT_MODEL}."
         ),
     ] = None,
     dataset: Annotated[

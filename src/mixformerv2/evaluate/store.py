@@ -185,7 +185,9 @@ def read_description(folder: str | Path) -> dict[str, Any]:
     """Raises ValueError where the folder holds no run, or one that cannot be read."""
     path = Path(folder) / DESCRIPTION
     if not path.is_file():
-        raise ValueError(f"{folder} is not the folder of a run: it has no {DESCRIPTION}")
+        runs = sorted(str(found.parent) for found in Path(folder).glob(f"*/{DESCRIPTION}"))
+        others = f"; runs in it are {', '.join(runs)}" if runs else ""
+        raise ValueError(f"{folder} is not the folder of a run: it has no {DESCRIPTION}{others}")
     try:
         description = json.loads(path.read_text("utf-8"))
     except ValueError as error:
