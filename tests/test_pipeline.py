@@ -295,6 +295,20 @@ def test_a_sequence_that_is_held_out_has_to_be_there(tmp_path: Path) -> None:
         )
 
 
+def test_what_is_learned_from_does_not_validate(smoke: Run, tmp_path: Path) -> None:
+    stage = smoke.recipe.stages[0]
+    kind = next(kind for kind in smoke.data if stage.data.sample.weights.get(kind, 1) > 0)
+    name = next(iter(smoke.data[kind])).name
+    validating = override(
+        Recipe("one", (stage,)),
+        [f"validation.dataset={kind}", f'validation.sequences=["{name}"]', "validation.every_samples=8"],
+    )
+    with pytest.raises(
+        ValueError, match=f"validated on {name} of {kind}, which it learns from: hold all such out"
+    ):
+        pipeline.run(validating, smoke.data, tmp_path, OPTIONS)
+
+
 def test_what_is_kept_for_tests_is_not_trained_on_unless_it_is_asked_for(smoke: Run, tmp_path: Path) -> None:
     training.write_otb(tmp_path / "otb", "Square", frames=3)
     data = {**smoke.data, **open_datasets(tmp_path)}

@@ -184,7 +184,18 @@ def _check_datasets(recipe: Recipe, data: Datasets) -> None:
                 "others with --set 'data.sample.held_out=[\"NAME\"]', or none with []"
             )
         if stage.validation is not None:
-            Validation.choose(stage.validation, data)
+            _check_validation(stage, Validation.choose(stage.validation, data), data)
+
+
+def _check_validation(stage: StageConfig, validation: Validation, data: Datasets) -> None:
+    """Raises ValueError where it would track what the stage learns from: the best by that is the one that knows it."""
+    kind, held_out = validation.config.dataset, stage.data.sample.held_out
+    seen = [each.name for each in validation.sequences if each.name not in held_out]
+    if kind in _learned_from(stage, data) and seen:
+        raise ValueError(
+            f"stage {stage.name} would be validated on {seen[0]} of {kind}, which it learns from: hold all such out "
+            f"with --set 'data.sample.held_out=[\"{seen[0]}\"]', or validate on another dataset"
+        )
 
 
 def _note_data(recipe: Recipe, data: Datasets, output: Path) -> None:
@@ -194,8 +205,7 @@ def _note_data(recipe: Recipe, data: Datasets, output: Path) -> None:
     used = {
         kind: names_of(sequences)
         for stage in recipe.stages
-        for kind, sequences in _to_learn_from(stage, data).items()
-        if stage.data.sample.weights.get(kind, not stage.data.sample.weights)
+        for kind, sequences in _learned_from(stage, data).items()
     }
     now = {
         kind: {
@@ -214,6 +224,13 @@ def _note_data(recipe: Recipe, data: Datasets, output: Path) -> None:
     if known | now != known and is_first_process():
         output.mkdir(parents=True, exist_ok=True)
         write_text(output / DATA, json.dumps(known | now, indent=1) + "\n")
+
+
+def _learned_from(stage: StageConfig, data: Datasets) -> Datasets:
+    """The datasets that examples are drawn from."""
+    weights = stage.data.sample.weights
+    known = _to_learn_from(stage, data)
+    return {kind: sequences for kind, sequences in known.items() if not weights or weights.get(kind, 0) > 0}
 
 
 def _to_learn_from(stage: StageConfig, data: Datasets) -> Datasets:
