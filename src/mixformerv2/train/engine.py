@@ -369,7 +369,10 @@ def make_objective(stage: StageConfig, start: Network, teacher: Network | None) 
 @torch.no_grad()
 def _follow(average: Network, network: Network, decay: float) -> None:
     """One step of the exponential moving average; running statistics are taken as they are."""
-    for mean, current in zip(average.parameters(), network.parameters(), strict=True):
-        mean.lerp_(current, 1 - decay)
+    means: list[Tensor] = [*average.parameters()]
+    current: list[Tensor] = [*network.parameters()]
+    torch._foreach_lerp_(
+        means, current, 1 - decay
+    )  # a launch for all on a GPU, as in torch's own averaged model
     for kept, running in zip(average.buffers(), network.buffers(), strict=True):
         kept.copy_(running)
