@@ -301,22 +301,27 @@ def test_only_what_seeds_do_not_explain_is_a_difference(scripts: tuple[ModuleTyp
     noisy = page.NOISY
 
     def said(row: tuple[float, ...], first: tuple[float, ...]) -> str:
-        return page.verdict(page.Measured(row), page.Measured(first))
+        return page.verdict(*(page.Measured(dict(zip("012", each, strict=False))) for each in (row, first)))
 
     assert said((0.46,), (0.40,)) == "+0.060"
     assert said((0.41,), (0.40,)) == f"+0.010, {noisy} with fewer than three seeds"
     assert said((0.45, 0.46, 0.47), (0.40, 0.41, 0.42)) == "+0.050"
     assert said((0.40, 0.43, 0.46), (0.40, 0.41, 0.42)) == f"+0.020, {noisy}"
     assert said((0.405, 0.406, 0.407), (0.399, 0.400, 0.401)) == "+0.006"
-    assert str(page.Measured((0.4, 0.5, 0.6))) == "0.500 (0.400 to 0.600, 3 seeds)"
+    assert said((0.45,), (0.44, 0.30, 0.31)) == f"+0.010, {noisy} with fewer than three seeds", (
+        "with the same"
+    )
+    assert said((0.56,), (0.44, 0.30, 0.31)) == f"+0.120, {noisy}", "another seed moves it by as much"
+    assert page.verdict(page.Measured({"0": 0.5}), page.Measured({"1": 0.4})) == "-"
+    assert str(page.Measured({"0": 0.4, "1": 0.5, "2": 0.6})) == "0.500 (0.400 to 0.600, 3 seeds)"
 
 
 def test_pieces_are_held_against_the_first_row_piece_by_piece(scripts: tuple[ModuleType, ModuleType]) -> None:
     _, page = scripts
     first, row = np.array([0.2, 0.5, 0.8]), np.array([0.3, 0.6, 1.0])
-    assert page.pieces_text(first, None) == "0.500"
-    assert page.pieces_text(row, first) == "0.633 (+0.133 ± 0.033)"
-    assert page.pieces_text(None, first) == "-"
+    assert page.pieces_text({"0": first}, {}) == "0.500"
+    assert page.pieces_text({"0": row}, {"0": first, "1": 2 * first}) == "0.633 (+0.133 ± 0.033)"
+    assert page.pieces_text({}, {"0": first}) == "-"
 
 
 def test_the_front_holds_what_nothing_cheaper_reaches(scripts: tuple[ModuleType, ModuleType]) -> None:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -30,7 +30,11 @@ NOISY = "too noisy to call"
 class Measured(NamedTuple):
     """An AUC with every seed."""
 
-    values: tuple[float, ...]
+    of_seed: dict[str, float]
+
+    @property
+    def values(self) -> tuple[float, ...]:
+        return tuple(self.of_seed.values())
 
     @property
     def mean(self) -> float:
@@ -47,23 +51,27 @@ class Measured(NamedTuple):
         return f"{self.mean:.3f} ({min(self.values):.3f} to {max(self.values):.3f}, {len(self.values)} seeds)"
 
 
-def pieces_text(row: np.ndarray | None, first: np.ndarray | None) -> str:
+def pieces_text(row: Mapping[str, np.ndarray], first: Mapping[str, np.ndarray]) -> str:
     """Mean overlap, and how far it is from the first row's: pieces differ more from each other than rows do."""
-    if row is None:
+    if not row:
         return "-"
-    if first is None:
-        return f"{row.mean():.3f}"
-    difference = row - first
+    text = f"{np.mean([*row.values()]):.3f}"
+    shared = [row[seed] - first[seed] for seed in row if seed in first]
+    if not shared:
+        return text
+    difference = np.mean(shared, axis=0)
     error = difference.std(ddof=1) / len(difference) ** 0.5 if len(difference) > 1 else np.nan
-    return f"{row.mean():.3f} ({difference.mean():+.3f} ± {error:.3f})"
+    return f"{text} ({difference.mean():+.3f} ± {error:.3f})"
 
 
 def verdict(row: Measured, first: Measured) -> str:
-    """How a row stands to the first one of its table."""
-    difference = row.mean - first.mean
+    """How a row stands to the first one of its table, with the seeds that both have."""
+    shared = [row.of_seed[seed] - first.of_seed[seed] for seed in row.of_seed if seed in first.of_seed]
+    if not shared:
+        return "-"
+    difference = float(np.mean(shared))
     text = f"{difference:+.3f}"
-    seeds = min(len(row.values), len(first.values))
-    if seeds < 3 and abs(difference) < CLOSE:
+    if len(shared) < 3 and abs(difference) < CLOSE:
         return f"{text}, {NOISY} with fewer than three seeds"
     if abs(difference) <= max(row.spread, first.spread):
         return f"{text}, {NOISY}"
@@ -124,15 +132,16 @@ class Results:
         }
 
     def auc(self, name: str, dataset: str) -> Measured | None:
-        seeds = self.rows.get(name, {}).get("seeds", {}).values()
-        values = tuple(seed[dataset]["mean"]["auc"] for seed in seeds)
-        return Measured(values) if values else None
+        seeds = self.rows.get(name, {}).get("seeds", {})
+        of_seed = {number: seed[dataset]["mean"]["auc"] for number, seed in seeds.items()}
+        return Measured(of_seed) if of_seed else None
 
-    def pieces(self, name: str) -> np.ndarray | None:
-        """Overlap of every piece of ``otb/``, (pieces,), its mean over the seeds."""
-        seeds = self.rows.get(name, {}).get("seeds", {}).values()
-        each = [np.concatenate([*seed["pieces"]["overlaps"].values()]) for seed in seeds]
-        return np.mean(each, axis=0) if each else None
+    def pieces(self, name: str) -> dict[str, np.ndarray]:
+        """By seed, the overlap of every piece of ``otb/``, (pieces,)."""
+        seeds = self.rows.get(name, {}).get("seeds", {})
+        return {
+            number: np.concatenate([*seed["pieces"]["overlaps"].values()]) for number, seed in seeds.items()
+        }
 
     def ms(self, name: str, where: tuple[str, int], precision: str) -> float | None:
         """Median of a frame, by the network of the row; None where the row's rules cost something else."""
@@ -186,7 +195,7 @@ def table_lines(table: Table, results: Results) -> list[str]:
         row, auc, out = ROWS[name], results.auc(name, "otb"), results.auc(name, "held_out")
         against = "-" if name == table.rows[0] or auc is None or first is None else verdict(auc, first)
         cost = row_costs(row)
-        pieces = pieces_text(results.pieces(name), None if name == table.rows[0] else first_pieces)
+        pieces = pieces_text(results.pieces(name), {} if name == table.rows[0] else first_pieces)
         measured = [str(auc or NOT_RUN), against, pieces, str(out or "-")]
         cells = [f"`{name}`", row.says, *(measured if any_run else [])]
         cells += [f"{cost['parameters'] / 1e6:.1f} M", f"{cost['macs_per_frame'] / 1e9:.2f} G"]
@@ -248,7 +257,8 @@ def plot_pareto(names: Sequence[str], results: Results, path: Path) -> bool:
     scores: dict[str, dict[str, float]] = {"AUC on otb/": {}, "overlap in pieces of otb/": {}}
     for name in names:
         if auc := results.auc(name, "otb"):
-            for values, value in zip(scores.values(), (auc.mean, results.pieces(name).mean()), strict=True):
+            overlap = np.mean([*results.pieces(name).values()])
+            for values, value in zip(scores.values(), (auc.mean, overlap), strict=True):
                 values[name] = float(value)
     where = ("cpu", 4)
     ms = {
@@ -322,8 +332,8 @@ written by hand but what each table says, which stands in `findings.md` there.
 - The overlap in pieces is that of `otb/` cut into pieces of forty frames, each started from the true box, in brackets
   the mean difference to the first row and its standard error over the pieces: how far other video would move it, not
   how far another seed would.
-- Of several seeds the mean is shown with the worst and the best. A difference within the seeds' spread, or below
-  {CLOSE:.3f} with fewer than three seeds, is {NOISY}.
+- Of several seeds the mean is shown with the worst and the best. A difference is that of the seeds which both rows
+  have; within the spread of either row's seeds, or below {CLOSE:.3f} with fewer than three, it is {NOISY}.
 - Parameters and multiply-adds follow from the sizes: a frame with cached templates, and its share of encoding them.
   Times are medians of whole updates of all rows of a question in one run, their rounds in turns; a row that has not
   been trained is timed with random weights.
