@@ -112,9 +112,8 @@ class MultiTracker:
         assert self._beginner.target is not None
         self._targets[id], self._beginner.target = self._beginner.target, None
         self._last_id = max(self._last_id, id)
-        if (
-            len(self._targets) == 2
-        ):  # what a runtime makes for several it makes here, not in the midst of the video
+        # What a runtime makes for several targets it makes here, not in the midst of the video.
+        if len(self._targets) == 2:
             self._look(rgb, {each: target.sought_frame for each, target in self._targets.items()})
         return id
 

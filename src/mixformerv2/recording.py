@@ -34,9 +34,8 @@ class Outputs:
     results_format: str | None = None
     contact_sheet: Path | None = None
     overwrite: bool = False
-    kept: tuple[ResultRow, ...] | None = (
-        None  # rows of the results that are there, which the new ones go on from
-    )
+    kept: tuple[ResultRow, ...] | None = None
+    """rows of the results that are there, which the new ones go on from; None: the new ones alone"""
 
     def check_apart(self, read: str | Path | int) -> None:
         """Raises ValueError where one of them is what is read, or lies among its images: it would be lost."""

@@ -371,8 +371,7 @@ def _follow(average: Network, network: Network, decay: float) -> None:
     """One step of the exponential moving average; running statistics are taken as they are."""
     means: list[Tensor] = [*average.parameters()]
     current: list[Tensor] = [*network.parameters()]
-    torch._foreach_lerp_(
-        means, current, 1 - decay
-    )  # a launch for all on a GPU, as in torch's own averaged model
+    # One launch for all on a GPU, as in torch's own averaged model.
+    torch._foreach_lerp_(means, current, 1 - decay)
     for kept, running in zip(average.buffers(), network.buffers(), strict=True):
         kept.copy_(running)
