@@ -114,7 +114,11 @@ class MultiTracker:
         self._last_id = max(self._last_id, id)
         # What a runtime makes for several targets it makes here, not in the midst of the video.
         if len(self._targets) == 2:
-            self._look(rgb, {each: target.sought_frame for each, target in self._targets.items()})
+            try:
+                self._look(rgb, {each: target.sought_frame for each, target in self._targets.items()})
+            except ValueError:  # of a model that takes one alone, say
+                self.drop(id)
+                raise
         return id
 
     def drop(self, id: int) -> None:
