@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import re
 from pathlib import Path
 from typing import Any
@@ -310,7 +311,8 @@ def test_the_published_recipe_has_the_published_values() -> None:
         sample, views = stage.data.sample, stage.data.views
         assert sample.weights == {"got10k": 1.0, "lasot": 1.0, "coco": 1.0, "trackingnet": 1.0}
         assert (sample.max_gap_frames, views.search_factor, views.template_factor) == (200, 5.0, 2.0)
-        assert (2 * views.centre_jitter, views.scale_jitter) == (4.5, 0.5)
+        # Of the scale 0.5 for width and height each, so for the root of the area less.
+        assert (2 * views.centre_jitter, views.scale_jitter) == (4.5, 0.5 / math.sqrt(2))
         assert (stage.losses.l1, stage.losses.ciou) == ((0.0, 0.0) if stage is base else (5.0, 2.0))
     # The rate falls to a tenth at epoch 400 of 500.
     assert [teacher.optim.factor(epoch * at, teacher.samples) for at in (399, 400)] == [1.0, 0.1]

@@ -163,14 +163,14 @@ def describe(spec: TrackerSpec) -> dict[str, Any]:
         class_of(spec.target)
         module = import_module(spec.target)
         files = _modules_beside(module) if getattr(module, "__file__", None) else {}
+        given = [value for value in spec.options.values() if isinstance(value, str)]
+        files |= {value: Path(value) for value in given if Path(value).is_file()}
     else:
         program, *words = split(spec.target)
         named = [word.rpartition("=")[2] for word in words]
         files = {word: Path(word) for word in named if Path(word).is_file()}
         files[program] = Path(shutil.which(program) or program)
         packages = ["mixformerv2"]
-    given = [value for value in spec.options.values() if isinstance(value, str) and Path(value).is_file()]
-    files |= {value: Path(value) for value in given}
     about["sha256"] = {name: _sha256(path) for name, path in files.items()}
     about["versions"] = {name: str(importlib.import_module(name).__version__) for name in packages}
     about["versions"]["python"] = platform.python_version()
