@@ -18,7 +18,7 @@ from trackers import HERE, LEVELS, notes, write_otb
 
 from mixformerv2.evaluate import execute
 from mixformerv2.evaluate.datasets import Opened, open_for_evaluation
-from mixformerv2.evaluate.execute import Outcome, Progress, run_all, share_cores
+from mixformerv2.evaluate.execute import Outcome, Progress, run_all, share_cores, shares_of
 from mixformerv2.evaluate.run import OnePass, one_pass
 from mixformerv2.evaluate.spec import open_tracker, parse
 from mixformerv2.evaluate.store import Failure, Store, describe_run, load_run
@@ -142,6 +142,16 @@ def test_eight_cores_are_shared_out_and_what_is_given_is_kept(
     workers: int | None, threads: int | None, shares: tuple[int, int]
 ) -> None:
     assert share_cores(workers, threads, cores=8) == shares
+
+
+def test_a_device_other_than_the_cpu_gets_one_worker_unless_more_are_asked_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(execute, "usable_cores", lambda: 8)
+    on_gpu, on_cpu = (parse("tiny", {"device": device}) for device in ("cuda", "cpu"))
+    assert shares_of(on_gpu, None, None, "local")[0] == 1
+    assert shares_of(on_gpu, 3, 1, "local") == (3, 1)
+    assert shares_of(on_gpu, None, None, "ray") == shares_of(on_cpu, None, None, "local") == (8, 1)
 
 
 def test_every_process_knows_how_many_threads_are_its_own(data: Opened, tmp_path: Path) -> None:

@@ -82,9 +82,8 @@ def evaluate(
     from mixformerv2.evaluate.datasets import open_for_evaluation
     from mixformerv2.evaluate.execute import (
         check_execution,
-        default_workers,
         run_all,
-        share_cores,
+        shares_of,
         usable_cores,
     )
     from mixformerv2.evaluate.run import check_max_frames
@@ -104,8 +103,7 @@ def evaluate(
     archives = _archives(folders, submission, opened, partly=bool(sequence) or max_frames is not None)
 
     def measured_with(spec: TrackerSpec) -> dict[str, object]:
-        by_default = default_workers(spec) if workers is None else workers
-        shares = share_cores(by_default, threads or spec.options.get("threads"), usable_cores())
+        shares = shares_of(spec, workers, threads, executor)
         return {
             "processor": cpu.name(),
             "cores": usable_cores(),

@@ -69,11 +69,6 @@ def usable_cores() -> int:
     return os.cpu_count() or 1
 
 
-def default_workers(spec: TrackerSpec) -> int | None:
-    """One where a model runs on another device than the CPU, which it fills by itself; else None, for the cores."""
-    return None if spec.kind != "model" or spec.options.get("device", "auto") in ("auto", "cpu") else 1
-
-
 def share_cores(workers: int | None, threads: int | None, cores: int) -> tuple[int, int]:
     """Workers and threads of each, so that all threads together are no more than the cores; what is given is kept.
 
@@ -86,6 +81,16 @@ def share_cores(workers: int | None, threads: int | None, cores: int) -> tuple[i
         threads = threads or 1
         return max(cores // threads, 1), threads
     return workers, threads or max(cores // workers, 1)
+
+
+def shares_of(spec: TrackerSpec, workers: int | None, threads: int | None, executor: str) -> tuple[int, int]:
+    """Workers and threads of each for a tracker on this machine, as ``share_cores`` has them; by default one worker
+    where a model runs on another device than the CPU, which it fills by itself.
+    """
+    fills_it = spec.kind == "model" and spec.options.get("device", "auto") not in ("auto", "cpu")
+    if workers is None and fills_it and executor == "local":
+        workers = 1
+    return share_cores(workers, threads or spec.options.get("threads"), usable_cores())
 
 
 def check_execution(executor: str, address: str | None, time_limit_s: float) -> None:
@@ -175,8 +180,7 @@ def run_all(
     check_execution(executor, address, time_limit_s)
     check_max_frames(store.description["max_frames"])
     began, cores = time.monotonic(), usable_cores()
-    workers = default_workers(spec) if workers is None and executor == "local" else workers
-    at_once, threads = share_cores(workers, threads or spec.options.get("threads"), cores)
+    at_once, threads = shares_of(spec, workers, threads, executor)
     wanted, broken = list(sequences), dict(broken or {})
     finished = store.finished(wanted)
     kept = [name for name in (*(one.name for one in wanted), *broken) if name in finished]
