@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from mixformerv2.bench.stages import RowName
+from mixformerv2.bench.stages import RowName, noise
 from mixformerv2.config import ModelConfig
 from mixformerv2.runtime.backend import Backend, search_graph
 
@@ -75,7 +75,7 @@ def _openvino_events(name: RowName, backend: Backend, graph: Path) -> Iterator[E
     if floating == "bf16":
         model = search_of_bf16_cache(model)
     # As long as numbers that are none or huge lie there, operators take several times as long.
-    template, online, crop = _noise(backend)
+    template, online, crop = noise(backend.config)
     (templates,) = backend.encode_templates(template, online)
     tensors = [ov.Tensor(crop), *templates.keys_values]
     model.reshape(
@@ -133,20 +133,8 @@ def _torch_events(name: RowName, backend: Backend) -> Iterator[Event]:
     from mixformerv2.bench.torch import profile, use_torch_threads
 
     use_torch_threads(name.threads)
-    template, online, crop = _noise(backend)
+    template, online, crop = noise(backend.config)
     cache = backend.encode_templates(template, online)
     for _ in range(WARM_UP + PASSES):
         for kind, calls, ms in profile(lambda: backend.search(crop, cache), name.device):
             yield Event(kind, kind, "", calls, ms)
-
-
-def _noise(backend: Backend) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """A template, the online ones, and a search crop."""
-    sizes, count, random = (
-        backend.config.model,
-        backend.config.tracker.online_templates,
-        np.random.default_rng(0),
-    )
-    shapes = (1, sizes.template_px), (1, count, sizes.template_px), (1, sizes.search_px)
-    template, online, crop = (random.integers(0, 256, (*s, s[-1], 3), np.uint8) for s in shapes)
-    return template, online, crop

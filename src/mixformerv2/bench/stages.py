@@ -20,6 +20,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from mixformerv2.bench.clip import Clip, as_bgr_view
+from mixformerv2.config import Config
 from mixformerv2.evaluate.run import AnyTracker
 from mixformerv2.multitracker import MultiTracker
 from mixformerv2.overlay import draw
@@ -219,11 +220,8 @@ class BatchRow(Row):
         use_threads: Callable[[], None],
     ) -> None:
         super().__init__(use_threads)
-        sizes, random = backend.config.model, np.random.default_rng(0)
-        template = random.integers(0, 256, (batch, sizes.template_px, sizes.template_px, 3), np.uint8)
-        self._crop = random.integers(0, 256, (batch, sizes.search_px, sizes.search_px, 3), np.uint8)
-        online = template[:, None].repeat(backend.config.tracker.online_templates, axis=1)
-        self._backend, self._timed, self._templates = backend, timed, (template, online)
+        self._backend, self._timed = backend, timed
+        *self._templates, self._crop = noise(backend.config, batch)
 
     def _round(self, clip: Clip) -> None:
         cache = self._backend.encode_templates(*self._templates)
@@ -231,6 +229,16 @@ class BatchRow(Row):
             ms = 1000 * self._timed(lambda: self._backend.search(self._crop, cache))
             if index >= WARM_UP:
                 self.ms["network"].append(ms)
+
+
+def noise(config: Config, batch: int = 1) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """What a network may be given that follows nothing: templates, online templates and search crops."""
+    sizes, random = config.model, np.random.default_rng(0)
+    template, crop = (
+        random.integers(0, 256, (batch, side, side, 3), np.uint8)
+        for side in (sizes.template_px, sizes.search_px)
+    )
+    return template, template[:, None].repeat(config.tracker.online_templates, axis=1), crop
 
 
 def wall_clock(call: Callable[[], Any]) -> float:
