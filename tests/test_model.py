@@ -168,6 +168,15 @@ def test_a_block_asked_for_four_tokens_gives_the_last_four(block: Block, templat
     torch.testing.assert_close(four, block.search(tokens, templates)[:, -4:], **EXACT)
 
 
+def test_a_block_that_learns_gives_what_it_gives_fused(block: Block, templates: KeyValue) -> None:
+    tokens = random_tokens(2, 20, 64, seed=2)
+    learning = block.search(tokens, templates)
+    with torch.no_grad():
+        fused = block.search(tokens, templates)
+    assert learning.requires_grad
+    torch.testing.assert_close(learning.detach(), fused, **EXACT)
+
+
 def test_the_last_block_caches_the_same_keys_without_computing_outputs(block: Block) -> None:
     tokens = random_tokens(2, 8, 64, seed=1)
     torch.testing.assert_close(block.template_keys_values(tokens), block.encode_templates(tokens)[1], **EXACT)

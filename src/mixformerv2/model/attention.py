@@ -90,8 +90,10 @@ def _attention(
     keys: Float[Tensor, "b heads tokens head_dim"],
     values: Float[Tensor, "b heads tokens head_dim"],
 ) -> Float[Tensor, "b heads queries head_dim"]:
-    if torch.compiler.is_exporting():
-        # The plainest form, which every runtime fuses: torch's exporter scales both factors and turns keys twice.
+    # The plainest form, which every runtime fuses, where torch's exporter scales both factors and turns keys twice;
+    # and a CPU learns from it in bf16 in a third of the time that the fused form takes for its gradients.
+    learns_on_cpu = queries.requires_grad and queries.device.type == "cpu"
+    if torch.compiler.is_exporting() or learns_on_cpu:
         return (queries * queries.shape[-1] ** -0.5 @ keys.transpose(-2, -1)).softmax(dim=-1) @ values
     return F.scaled_dot_product_attention(queries, keys, values)
 
