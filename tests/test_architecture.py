@@ -62,7 +62,7 @@ MAY_IMPORT_TORCH = {
     *("model", "distill", "train"),
     # Making samples; the readers serve evaluation too.
     *("data/augment", "data/bank", "data/bend", "data/pairs", "data/memory", "data/reading", "data/loader"),
-    "runtime/torch",
+    *("runtime/torch", "runtime/recorded"),
     *(f"runtime/export/{name}" for name in ("graphs", "onnx", "torch", "executorch", "ncnn")),
     *("bench/torch", "bench/reference"),
 }

@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import cast
 
 import numpy as np
 import torch
-from jaxtyping import UInt8
+from jaxtyping import Float, UInt8
 
 from mixformerv2.config import Config
 from mixformerv2.model import checkpoint
-from mixformerv2.model.backbone import FoldedPatchEmbed, PatchEmbed, TemplateCache
+from mixformerv2.model.attention import KeyValue
+from mixformerv2.model.backbone import FoldedPatchEmbed, PatchEmbed, TemplateCache, TemplateTokens
 from mixformerv2.model.network import Network
 from mixformerv2.runtime.backend import Located
+from mixformerv2.runtime.recorded import Recordings, record_on_gpu
 
 _DTYPES = {"f32": torch.float32, "bf16": torch.bfloat16, "f16": torch.float16}
+MOST_RECORDED = 8  # targets at once: with more, the work on them hides what launching it takes
 
 
 def available() -> list[str]:
@@ -61,8 +65,15 @@ class NetworkBackend:
     def encode_templates(
         self, template: UInt8[np.ndarray, "b side side 3"], online: UInt8[np.ndarray, "b online side side 3"]
     ) -> TemplateCache:
+        return self._encoded(self._tensor(template), self._tensor(online))
+
+    def _encoded(
+        self,
+        template: UInt8[torch.Tensor, "b side side 3"],
+        online: UInt8[torch.Tensor, "b online side side 3"],
+    ) -> TemplateCache:
         with self._autocast():
-            return self._network.encode_templates(self._tensor(template), self._tensor(online))
+            return self._network.encode_templates(template, online)
 
     @torch.inference_mode()
     def stack(self, caches: Sequence[TemplateCache]) -> TemplateCache:
@@ -72,12 +83,21 @@ class NetworkBackend:
 
     @torch.inference_mode()
     def search(self, crop: UInt8[np.ndarray, "b side side 3"], cache: TemplateCache) -> Located:
+        answer = self._answer(self._tensor(crop), cache).cpu().numpy()
+        return Located(answer[:, :4], answer[:, 4])
+
+    def _answer(
+        self, crop: UInt8[torch.Tensor, "b side side 3"], cache: TemplateCache
+    ) -> Float[torch.Tensor, "b 5"]:
+        """Box and score, in one piece: a GPU's is waited for once."""
         with self._autocast():
-            prediction = self._network.search(self._tensor(crop), cache)
-        box_unit = prediction.box_unit.float().cpu().numpy()
+            prediction = self._network.search(crop, cache)
+        box_unit = prediction.box_unit.float()
         if prediction.score_logits is None:
-            return Located(box_unit, np.ones(len(box_unit), np.float32))
-        return Located(box_unit, prediction.score_logits.float().sigmoid().cpu().numpy())
+            score = torch.ones_like(box_unit[:, 0])
+        else:
+            score = prediction.score_logits.float().sigmoid()
+        return torch.cat([box_unit, score[:, None]], dim=1)
 
 
 class TorchBackend(NetworkBackend):
@@ -102,6 +122,9 @@ class TorchBackend(NetworkBackend):
             torch.set_num_threads(threads)
         super().__init__(network.eval(), config, precision)
         self._settle()
+        self._recordings: Recordings | None = None
+        if self._device.type == "cuda":
+            self._recordings = Recordings(partial(record_on_gpu, self._device))
 
     def _settle(self) -> None:
         """Does once what a network that learns has to do in every pass: folds its patches, rounds its matrices."""
@@ -110,3 +133,37 @@ class TorchBackend(NetworkBackend):
         for module in self._network.modules():
             if isinstance(module, torch.nn.Linear):
                 module.to(_DTYPES[self.precision])
+
+    def _encoded(
+        self,
+        template: UInt8[torch.Tensor, "b side side 3"],
+        online: UInt8[torch.Tensor, "b online side side 3"],
+    ) -> TemplateCache:
+        if self._recordings is None or len(template) > MOST_RECORDED:
+            return super()._encoded(template, online)
+
+        def encoded(*crops: torch.Tensor) -> torch.Tensor:
+            return torch.stack(_parts(super(TorchBackend, self)._encoded(*crops)))
+
+        return self._cache_of(self._recordings.answer("encode", encoded, (template, online)).unbind())
+
+    def _answer(
+        self, crop: UInt8[torch.Tensor, "b side side 3"], cache: TemplateCache
+    ) -> Float[torch.Tensor, "b 5"]:
+        if self._recordings is None or len(crop) > MOST_RECORDED:
+            return super()._answer(crop, cache)
+
+        def answer(crop: torch.Tensor, *parts: torch.Tensor) -> torch.Tensor:
+            return super(TorchBackend, self)._answer(crop, self._cache_of(parts))
+
+        return self._recordings.answer("search", answer, (crop,), _parts(cache))
+
+    def _cache_of(self, parts: Sequence[torch.Tensor]) -> TemplateCache:
+        if self._network.backbone.symmetric:
+            return (TemplateTokens(parts[0]),)
+        return tuple(map(KeyValue, parts[::2], parts[1::2]))
+
+
+def _parts(cache: TemplateCache) -> list[torch.Tensor]:
+    """The tensors of a cache, in their order."""
+    return [part for entry in cache for part in entry]
