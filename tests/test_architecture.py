@@ -21,6 +21,7 @@ ALLOWED: dict[str, set[str]] = {
     "geometry": set(),
     "config": set(),
     "files": set(),
+    "plugins": set(),
     "interrupts": set(),
     "results": {"files"},
     "starts": {"geometry", "results"},
@@ -40,13 +41,13 @@ ALLOWED: dict[str, set[str]] = {
         *("tracker", "multitracker"),
     },
     "evaluate": {
-        *("geometry", "config", "files", "results", "images", "video", "data"),
+        *("geometry", "config", "files", "plugins", "results", "images", "video", "data"),
         # A proof looks over a target's shoulder.
         *("runtime", "target", "tracker"),
     },
     # Validation is tracking.
     "train": {
-        *("geometry", "config", "files", "interrupts", "model", "distill"),
+        *("geometry", "config", "files", "plugins", "interrupts", "model", "distill"),
         *("data", "runtime", "tracker", "evaluate"),
     },
     "bench": {

@@ -19,7 +19,9 @@ if TYPE_CHECKING:
     epilog="Example: mixformerv2 train compact-from-labels --data DIR --output runs/compact --max-minutes 60"
 )
 def train(
-    recipe: Annotated[str, typer.Argument(help="Name of a recipe; --list shows them.")] = "",
+    recipe: Annotated[
+        str, typer.Argument(help="Name of a recipe, --list shows them; or FILE.py:FUNCTION, your own.")
+    ] = "",
     data: Annotated[
         str | None, typer.Option(help="Folder with datasets, or URL of packed ones; see `mixformerv2 data`.")
     ] = None,
@@ -58,7 +60,7 @@ def train(
     from mixformerv2.data.datasets import open_datasets
     from mixformerv2.train import ablations, finetune, pipeline
     from mixformerv2.train.engine import RunOptions
-    from mixformerv2.train.recipes import RECIPES
+    from mixformerv2.train.recipes import RECIPES, recipe_called
     from mixformerv2.train.settings import as_plain, override
 
     if list_recipes:
@@ -69,13 +71,7 @@ def train(
         return
     if not recipe:
         raise ValueError("name a recipe, --list shows them, and give its --data and --output")
-    known = RECIPES | ablations.RECIPES
-    if recipe not in known:
-        of_ablations = f"{ablations.PREFIX}NAME, of which --list shows the names"
-        raise ValueError(
-            f"no recipe is called {recipe!r}: choose one of {', '.join([*RECIPES, of_ablations])}"
-        )
-    chosen = known[recipe]()
+    chosen = recipe_called(recipe)
     if init is not None:
         settings = [f"{chosen.stages[0].name}:start={init}", *(settings or [])]
     adjust = finetune.with_settings if recipe == finetune.NAME else override

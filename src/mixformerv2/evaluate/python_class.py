@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-import hashlib
-import importlib
-import importlib.util
-import os
-import sys
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import cv2
 
 from mixformerv2.evaluate.run import AnyTracker
+from mixformerv2.plugins import import_module
 
 
 def open_class(target: str, options: Mapping[str, Any], threads: int | None = None) -> AnyTracker:
@@ -36,8 +31,8 @@ def open_class(target: str, options: Mapping[str, Any], threads: int | None = No
 
 
 def class_of(target: str) -> Callable[..., Any]:
-    """The class itself. Raises as ``import_module`` does, and ValueError where it is not in there."""
-    module = import_module(target)
+    """The class itself. Raises as ``module_of`` does, and ValueError where it is not in there."""
+    module = module_of(target)
     name = target.rpartition(":")[2]
     kind = getattr(module, name, None)
     if not callable(kind):
@@ -49,38 +44,9 @@ def class_of(target: str) -> Callable[..., Any]:
     return kind
 
 
-def import_module(target: str) -> ModuleType:
-    """The module of ``module:Class`` or ``path/file.py:Class``; modules beside that file, or here, are found as well.
-
-    Raises FileNotFoundError, or ValueError or ModuleNotFoundError where the import fails.
-    """
-    place = target.rpartition(":")[0]
-    path = Path(place).resolve() if place.endswith(".py") else None
-    if path is not None and not path.is_file():
-        raise FileNotFoundError(f"python:{target} cannot be opened: there is no file {place}")
-    folder = os.getcwd() if path is None else str(path.parent)
-    if folder not in sys.path:
-        sys.path.append(folder)  # last: nothing that is installed is hidden by it
-    try:
-        return importlib.import_module(place) if path is None else _load(path)
-    except (Exception, SystemExit) as error:  # whatever a stranger's module raises
-        kind = ModuleNotFoundError if isinstance(error, ModuleNotFoundError) else ValueError
-        raise kind(f"python:{target} cannot be imported: {type(error).__name__}: {error}") from error
-
-
-def _load(path: Path) -> ModuleType:
-    # A name of its own: another file of this name may be loaded, or a package be called so.
-    name = f"{path.stem}_{hashlib.sha256(str(path).encode()).hexdigest()[:8]}"
-    if name not in sys.modules:
-        found = importlib.util.spec_from_file_location(name, path)
-        assert found is not None and found.loader is not None
-        sys.modules[name] = importlib.util.module_from_spec(found)  # first: dataclasses look there
-        try:
-            found.loader.exec_module(sys.modules[name])
-        except BaseException:
-            del sys.modules[name]
-            raise
-    return sys.modules[name]
+def module_of(target: str) -> ModuleType:
+    """The module that the class is in. Raises as ``plugins.import_module`` does."""
+    return import_module(target, f"python:{target}")
 
 
 def _tracks(value: Any) -> bool:

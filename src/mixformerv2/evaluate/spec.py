@@ -28,7 +28,7 @@ from typing import Any
 from mixformerv2.config import TrackerConfig
 from mixformerv2.evaluate.command import CommandTracker, split
 from mixformerv2.evaluate.peers import PEERS, class_of_peer, model_files, open_peer
-from mixformerv2.evaluate.python_class import class_of, import_module, open_class
+from mixformerv2.evaluate.python_class import class_of, module_of, open_class
 from mixformerv2.evaluate.run import AnyTracker
 from mixformerv2.runtime.backend import (
     BACKENDS,
@@ -161,7 +161,7 @@ def describe(spec: TrackerSpec) -> dict[str, Any]:
         files = model_files(spec.target, spec.options)
     elif spec.kind == "python":
         class_of(spec.target)
-        module = import_module(spec.target)
+        module = module_of(spec.target)
         files = _modules_beside(module) if getattr(module, "__file__", None) else {}
         given = [value for value in spec.options.values() if isinstance(value, str)]
         files |= {value: Path(value) for value in given if Path(value).is_file()}

@@ -16,7 +16,8 @@ from mixformerv2.data.augment import DegradeConfig
 from mixformerv2.data.loader import DataConfig
 from mixformerv2.data.plan import SampleConfig
 from mixformerv2.data.views import ViewConfig
-from mixformerv2.train import stages
+from mixformerv2.plugins import import_module
+from mixformerv2.train import ablations, stages
 from mixformerv2.train.objective import LossWeights
 from mixformerv2.train.optim import OptimConfig
 from mixformerv2.train.shipped import compact_from_labels, tiny_from_compact
@@ -271,3 +272,44 @@ RECIPES: dict[str, Callable[[], Recipe]] = {
     "finetune": finetune,
     "smoke": smoke,
 }
+
+
+def recipe_called(name: str) -> Recipe:
+    """A recipe by its name, or of one's own: ``path/file.py:function`` or ``module:function``, which returns it.
+
+    Raises ValueError, with the names that there are, or FileNotFoundError or ModuleNotFoundError.
+    """
+    if ":" in name:
+        return _of_ones_own(name)
+    known = RECIPES | ablations.RECIPES
+    if name not in known:
+        of_ablations = f"{ablations.PREFIX}NAME, of which --list shows the names"
+        raise ValueError(
+            f"no recipe is called {name!r}: choose one of {', '.join([*RECIPES, of_ablations])}, or "
+            "FILE.py:FUNCTION for one of your own"
+        )
+    return known[name]()
+
+
+def _of_ones_own(target: str) -> Recipe:
+    module, name = import_module(target, f"the recipe {target}"), target.rpartition(":")[2]
+    function = getattr(module, name, None)
+    if not callable(function):
+        own = [
+            key
+            for key, value in vars(module).items()
+            if callable(value) and getattr(value, "__module__", "") == module.__name__
+        ]
+        raise ValueError(
+            f"the recipe {target} is not there: {target.rpartition(':')[0]} has no function {name}, "
+            f"those in it are {', '.join(own) or '(none)'}"
+        )
+    try:
+        made = function()
+    except Exception as error:  # whatever a stranger's function raises
+        raise ValueError(f"the recipe {target} cannot be made: {type(error).__name__}: {error}") from error
+    if not isinstance(made, Recipe):
+        raise ValueError(
+            f"the recipe {target} must return a mixformerv2.train.stages.Recipe, got {type(made).__name__}"
+        )
+    return made
