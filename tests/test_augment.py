@@ -120,6 +120,12 @@ def test_blur_kernels_add_up_to_one_and_lie_along_the_motion() -> None:
     assert abs(float((kernels[2].sum(dim=0) * torch.arange(-6.0, 7) ** 2).sum()) - 1.5**2 / 2) < 0.02
 
 
+def test_no_weight_of_a_blur_is_too_small_to_be_a_normal_number() -> None:
+    kernels = augment.blur_kernels(torch.tensor([[0.3, 4.0, 0.4], [1.0, 0.0, 0.3]]), 9)
+    assert kernels[kernels > 0].min() > torch.finfo(torch.float32).tiny
+    torch.testing.assert_close(kernels.sum(dim=(1, 2, 3)), torch.ones(2))
+
+
 def test_blur_works_on_the_chosen_pictures_and_keeps_flat_ones() -> None:
     blur = np.array([[0.5, 3.0, 1.0], [0.5, 3.0, 0.0], [1.0, 0.5, 0.6], [0.0, 5.0, 1.5]])
     images = noise(4)
