@@ -205,6 +205,26 @@ def test_gathering_neighbours_gives_the_same_windows_as_pixel_by_pixel() -> None
         np.testing.assert_allclose(window, slowly_viewed(pictures[row], to_image, 10), atol=0.51)
 
 
+@pytest.mark.parametrize("samples_at_once", [1, 800, 10_000])
+def test_windows_that_are_gathered_in_turns_are_those_gathered_together(
+    samples_at_once: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bank = ImageBank.pack([smooth(300, 400), smooth(400, 300, seed=1)])
+    index = np.array([0, 1, 0, 1, 1, 0])
+    maps = np.stack([affine(scale, 0.2, 40, 40) for scale in (9.0, 25.0, 70.0, 12.0, 20.0, 90.0)])
+    together = bank._gather(index, maps, 10)
+    monkeypatch.setattr("mixformerv2.data.bank._SAMPLES_AT_ONCE", samples_at_once)
+    sizes = []
+    sample = ImageBank._sample
+    monkeypatch.setattr(
+        ImageBank,
+        "_sample",
+        lambda self, *given: sizes.append(len(given[0]) * given[2] ** 2) or sample(self, *given),
+    )
+    assert torch.equal(bank._gather(index, maps, 10), together)
+    assert all(size <= max(samples_at_once, 40**2) for size in sizes)
+
+
 def test_gathering_is_torchs_own_sampling_where_there_is_picture() -> None:
     picture = noise(60, 80)
     bank = ImageBank.pack([picture])

@@ -20,6 +20,7 @@ from mixformerv2.data.sequence import Sequence
 
 _SLAB_BYTES = 64 << 20
 _MAX_SAMPLES = 4  # a side of the square of samples that makes a pixel of a coarse window
+_SAMPLES_AT_ONCE = 1 << 24  # of all windows that are gathered together; about two gigabytes
 
 
 def read_rgbm(sequence: Sequence, index: int) -> UInt8[np.ndarray, "h w 4"]:
@@ -194,11 +195,14 @@ class ImageBank:
         samples = np.clip(_step(to_image, side_px) + 1e-6, 1, _MAX_SAMPLES).astype(int)
         windows = torch.empty(len(index), side_px, side_px, 4, dtype=torch.uint8, device=self.device)
         for times in np.unique(samples):
-            chosen = np.flatnonzero(samples == times)
-            fine = self._sample(index[chosen], to_image[chosen], side_px * int(times))
-            mean = F.avg_pool2d(fine, int(times)) if times > 1 else fine
-            rounded = mean.round_().to(torch.uint8).permute(0, 2, 3, 1)
-            windows[send(chosen, self.device)] = rounded
+            fine_px, alike = side_px * int(times), np.flatnonzero(samples == times)
+            at_once = max(_SAMPLES_AT_ONCE // fine_px**2, 1)
+            for first in range(0, len(alike), at_once):
+                chosen = alike[first : first + at_once]
+                fine = self._sample(index[chosen], to_image[chosen], fine_px)
+                mean = F.avg_pool2d(fine, int(times)) if times > 1 else fine
+                rounded = mean.round_().to(torch.uint8).permute(0, 2, 3, 1)
+                windows[send(chosen, self.device)] = rounded
         return windows
 
     def _sample(
