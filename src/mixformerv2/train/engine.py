@@ -12,7 +12,7 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, cast
+from typing import Literal, NamedTuple, cast
 
 import torch
 from lightning_fabric import Fabric
@@ -143,8 +143,7 @@ class Engine:
             self.progress.restore(folder / RESUME, stage)
         self._check_that_all_resume()
         self._objective, self._optimiser = fabric.setup(objective, self.progress.optimiser)
-        # Loss and norm of the last step, not looked at yet, and what they come from.
-        self._waiting: tuple[Tensor, list[Batch]] | None = None
+        self._waiting: _Unchecked | None = None
 
     def run(self, deadline: Deadline) -> bool:
         """Whether the stage is finished; otherwise the time was up, and all is saved.
@@ -237,7 +236,7 @@ class Engine:
             progress.objective.network,
             min(stage.optim.ema_decay, (2 + progress.step) / (11 + progress.step)),
         )
-        self._waiting = (torch.stack([sums["loss"].float(), norm.float()]), batches)
+        self._waiting = _Unchecked.on_its_way(torch.stack([sums["loss"].float(), norm.float()]), batches)
         return self._mean_over_processes(sums) | {"learning_rate": torch.tensor(stage.optim.lr * factor)}
 
     def _fade(self, seen: int) -> None:
@@ -247,10 +246,12 @@ class Engine:
                 set_branch_scale(network, self.stage.remove, scale)
 
     def _stop_if_not_finite(self) -> None:
-        """One step late, so that a GPU never waits for its own answer."""
-        if self._waiting is None or torch.isfinite(self._waiting[0]).all():
+        """One step late, so that a GPU is not waited for."""
+        if self._waiting is None:
             return
-        (loss, norm), batches = self._waiting[0].tolist(), self._waiting[1]
+        (loss, norm), batches = self._waiting.read(), self._waiting.batches
+        if math.isfinite(loss) and math.isfinite(norm):
+            return
         what = f"the norm of the gradients is {norm}" if math.isfinite(loss) else f"the loss is {loss}"
         path = self.folder / f"not-finite-batch-{self.fabric.global_rank}.pt"
         torch.save([batch._asdict() for batch in batches], path)
@@ -324,6 +325,28 @@ class Engine:
                 self.progress.best_auc = scores["auc"]
                 checkpoint.save(network, self.stage.target, self.folder / BEST)
         self.fabric.barrier()
+
+
+class _Unchecked(NamedTuple):
+    """Loss and norm of the last step, not looked at yet, and what they come from."""
+
+    loss_and_norm: Tensor
+    arrived: torch.cuda.Event | None
+    batches: list[Batch]
+
+    @classmethod
+    def on_its_way(cls, loss_and_norm: Tensor, batches: list[Batch]) -> _Unchecked:
+        """A GPU sends them once it has got so far; other work may follow."""
+        if not loss_and_norm.is_cuda:
+            return cls(loss_and_norm, None, batches)
+        sent, arrived = loss_and_norm.to("cpu", non_blocking=True), torch.cuda.Event()
+        arrived.record()
+        return cls(sent, arrived, batches)
+
+    def read(self) -> list[float]:
+        if self.arrived is not None:
+            self.arrived.synchronize()
+        return self.loss_and_norm.tolist()
 
 
 def _share(stage: StageConfig, processes: int) -> int:

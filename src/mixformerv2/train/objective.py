@@ -120,39 +120,34 @@ class Objective(nn.Module):
         return Answers(student, teacher, *matched_features(student, teacher, self.feature_layers))
 
     def _box_parts(self, answer: Prediction, batch: Batch, weights: LossWeights) -> dict[str, Tensor]:
-        present, count = batch.present, len(batch.present)
-        box, truth = answer.box_unit.float()[present], batch.box_unit[present]
-        parts = {}
+        box, truth = answer.box_unit.float(), batch.box_unit
+        parts: dict[str, Tensor] = {}
         if answer.centre is not None:
-            maps = CentreMaps(*(part.float()[present] for part in answer.centre))
+            maps = CentreMaps(*(part.float() for part in answer.centre))
             # The box that the true centre's token gives: of others, which may be the peak yet, it is not asked.
             box = maps.box_at(losses.centre_token(truth, self.network.config.search_grid))
             if weights.centre:
-                parts["centre"] = losses.centre_score_loss(maps, truth).sum() / count
+                parts["centre"] = losses.centre_score_loss(maps, truth)
         if weights.l1:
-            parts["l1"] = (box - truth).abs().mean(dim=1).sum() / count
+            parts["l1"] = (box - truth).abs().mean(dim=1)
         if weights.ciou:
-            parts["ciou"] = losses.ciou_loss(box, truth).sum() / count
+            parts["ciou"] = losses.ciou_loss(box, truth)
         if weights.giou:
-            parts["giou"] = losses.giou_loss(box, truth).sum() / count
+            parts["giou"] = losses.giou_loss(box, truth)
         if weights.side:
             assert answer.side_logits is not None, "the stage's config says so"
-            side_logits = answer.side_logits.float()[present]
-            parts["side"] = losses.side_cross_entropy(side_logits, truth).sum() / count
-        return parts
+            parts["side"] = losses.side_cross_entropy(answer.side_logits.float(), truth)
+        return _in_sight(parts, batch)
 
     def _auxiliary_parts(self, answer: Prediction, batch: Batch, weights: LossWeights) -> dict[str, Tensor]:
-        present, count = batch.present, len(batch.present)
-        truth = batch.box_unit[present]
-        parts = {}
+        parts: dict[str, Tensor] = {}
         if weights.search_token:
             assert self.probe is not None
-            probed = self.probe(self._search_tokens(answer)[present]).float()
-            parts["search_token"] = losses.search_token_loss(probed, truth).sum() / count
+            probed = self.probe(self._search_tokens(answer)).float()
+            parts["search_token"] = losses.search_token_loss(probed, batch.box_unit)
         if weights.attention:
-            attention = self._last_attention(answer)[present]
-            parts["attention"] = losses.attention_guidance_loss(attention, truth).sum() / count
-        return parts
+            parts["attention"] = losses.attention_guidance_loss(self._last_attention(answer), batch.box_unit)
+        return _in_sight(parts, batch)
 
     def _search_tokens(self, answer: Prediction) -> Tensor:
         """The search tokens that the box is read from."""
@@ -201,15 +196,24 @@ class ReplacementObjective(Objective):
         return Answers(answer.mixed, answer.teacher, answer.mixed_features, answer.teacher_features)
 
 
+def _in_sight(parts: dict[str, Tensor], batch: Batch) -> dict[str, Tensor]:
+    """Of parts example by example: those of targets in sight, added up and divided by the size of the batch.
+
+    All examples are gone through: to pick some a GPU would have to be waited for in every step.
+    """
+    absent = ~batch.present
+    return {name: part.masked_fill(absent, 0.0).sum() / len(absent) for name, part in parts.items()}
+
+
 def _teacher_parts(answers: Answers, batch: Batch, weights: LossWeights) -> dict[str, Tensor]:
-    parts = {}
+    parts: dict[str, Tensor] = {}
     if weights.divergence:
         assert answers.teacher is not None
-        present = batch.present  # of a target that is not there a teacher knows nothing
         student, teacher = answers.student.side_logits, answers.teacher.side_logits
         assert student is not None and teacher is not None, "the stage's config says so"
-        divergence = losses.side_divergence(student.float()[present], teacher.float()[present])
-        parts["divergence"] = divergence.sum() / len(present)
+        # Of a target that is not there a teacher knows nothing.
+        divergence = losses.side_divergence(student.float(), teacher.float())
+        parts |= _in_sight({"divergence": divergence}, batch)
     if weights.features:
         ours = [tokens.float() for tokens in answers.student_features]
         theirs = [tokens.float() for tokens in answers.teacher_features]
