@@ -42,7 +42,7 @@ Data = Mapping[str, Sequence[Video]]
 # Fewer steps than the recipe has, so those that start from a trained network are smaller.
 SETTINGS = [
     *("samples=192", "optim.schedule=linear", "optim.decay_share=1", "optim.warmup_samples=64"),
-    *("four:optim.lr=4e-4", "four:optim.trunk_lr=2e-4", "scored:optim.lr=2e-3"),
+    *("four:optim.lr=2e-4", "four:optim.trunk_lr=1e-4", "scored:optim.lr=2e-3"),
 ]
 SMOKE = override(RECIPES["smoke"](), SETTINGS)
 OPTIONS = RunOptions(device="cpu")
