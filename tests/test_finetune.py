@@ -183,6 +183,15 @@ def test_a_run_that_is_stopped_has_nothing_to_compare_yet(home: Path, tmp_path: 
     assert not (tmp_path / "finetune.json").exists()
 
 
+def test_clips_too_short_to_be_measured_on_are_told_before_the_training(home: Path, tmp_path: Path) -> None:
+    training.write_clip(tmp_path / "clips", "dog", frames=3)
+    stopped = dataclasses.replace(OPTIONS, max_minutes=0.0)
+    with pytest.warns(
+        UserWarning, match="no clip in .*clips has enough frames with a box to hold some of them back"
+    ):
+        finetune.run(recipe(home / "start.safetensors"), tmp_path / "clips", tmp_path / "run", stopped, None)
+
+
 # --- models and data of any kind
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import collections.abc
 import dataclasses
 import json
+import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -78,6 +79,12 @@ def run(recipe: Recipe, data: Path | str, output: Path, options: RunOptions, gua
     held_back: dict[str, list[Sequence]] = {}
     for kind, sequences in open_datasets(data).items():
         learnt[kind], held_back[kind] = split(sequences)
+    if not any(held_back.values()):
+        warnings.warn(
+            f"no clip in {data} has enough frames with a box to hold some of them back: what the training does for "
+            "them will not be measured",
+            stacklevel=2,
+        )
     measured = {"your clips, frames held back": _measurable(held_back)}
     if guard is not None:
         watched = {kind: list(sequences) for kind, sequences in open_datasets(guard).items()}
