@@ -37,6 +37,11 @@ def test_rows_take_any_separator_and_skip_blank_lines(tmp_path: Path, separator:
     assert np.isnan(rows[1, 2])
 
 
+def test_a_mark_of_the_byte_order_is_no_number(tmp_path: Path) -> None:
+    (tmp_path / "boxes.txt").write_bytes(b"\xef\xbb\xbf1,2,3,4\r\n5,6,7,8\r\n")
+    assert read_rows(tmp_path / "boxes.txt", columns=4).tolist() == [[1, 2, 3, 4], [5, 6, 7, 8]]
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
@@ -74,6 +79,14 @@ def test_otb_counts_pixels_from_one(tmp_path: Path) -> None:
     assert sequence.boxes_frame.tolist() == [[0, 0, 10, 5], [2, 1, 9.5, 7]]
     assert not sequence.absent.any()
     assert sequence.frame(1)[0, 0].tolist() == [2, 2, 2]
+
+
+def test_an_empty_file_beside_another_is_no_target_as_in_human4(tmp_path: Path) -> None:
+    touch_images(tmp_path / "Human4" / "img", range(1, 3), digits=4)
+    (tmp_path / "Human4" / "groundtruth_rect.1.txt").write_text("\n")
+    write_text(tmp_path / "Human4" / "groundtruth_rect.2.txt", "1,1,10,5", "3,2,7,6")
+    (sequence,) = read_otb(tmp_path)
+    assert sequence.name == "Human4" and len(sequence) == 2
 
 
 def test_otb_with_two_ground_truth_files_has_two_targets(tmp_path: Path) -> None:

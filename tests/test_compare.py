@@ -10,7 +10,7 @@ import math
 import numpy as np
 import pytest
 from rich.console import Console
-from test_report import run_of, sequences_of, shifted_pass
+from test_report import TRUE_BOX, run_of, sequences_of, shifted_pass
 
 from mixformerv2.evaluate.protocols import PROTOCOLS, summarise
 from mixformerv2.evaluate.report.compare import Comparison, compare, resample
@@ -123,6 +123,21 @@ def test_the_verdict_says_whether_the_interval_excludes_zero() -> None:
     unclear = compared(run_of("old", **mixed), run_of("new", **other))
     assert not unclear.excludes_zero
     assert "includes zero, so these do not tell the two apart" in unclear.verdict()
+
+
+def test_where_frames_are_pooled_the_verdict_says_so() -> None:
+    a, b = run_of("a", one=[0, 9], two=[0, 5]), run_of("b", one=[0, 0], two=[0, 0])
+    assert "the mean over the frames of 2 sequences" in compared(a, b, "got10k").verdict()
+
+
+def test_a_sequence_without_the_figure_is_left_out() -> None:
+    a, b = run_of("a", one=[0, 9], two=[0, 5]), run_of("b", one=[0, 0], two=[0, 0])
+    sequences = sequences_of(a)
+    to_left = TRUE_BOX[0] + 1  # to where LaSOT measures no overlap
+    boxes_frame = sequences[0].boxes_frame - (to_left, 0, to_left, 0)
+    at_border = dataclasses.replace(sequences[0], boxes_frame=boxes_frame)
+    result = compare(a, b, [at_border, sequences[1]], LASOT, figure="ao")
+    assert [one.sequence for one in result.differences] == ["two"]
 
 
 def test_a_run_compared_with_itself_has_as_much_and_keeps_a_name_of_its_own() -> None:

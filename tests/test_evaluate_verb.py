@@ -330,6 +330,21 @@ def test_runs_over_different_frames_do_not_stand_side_by_side(root: Path, run: R
     assert (ran.code, "same max_frames" in ran.err) == (2, True)
 
 
+def test_attributes_are_those_of_the_frames_that_were_measured(tmp_path: Path, run: Run) -> None:
+    data = tmp_path / "growing"
+    write_otb(data, {"a": 6})
+    rows = ["30,20,12,10"] * 3 + ["30,20,60,50"] * 3
+    (data / "a" / "groundtruth_rect.txt").write_text("\n".join(rows) + "\n")
+    seen = {}
+    for name, more in (("short", ["--max-frames", "3"]), ("long", [])):
+        output = tmp_path / name
+        assert run("evaluate", "--tracker", FOLLOW, "--root", data, "--output", output, *more).code == 0
+        seen[name] = json.loads((output / "scores.json").read_text())["runs"][0]["attributes"]["a"]
+    assert "SV" in seen["long"] and "SV" not in seen["short"]
+    warned = run("report", tmp_path / "short", "--no-html")
+    assert "report.html is of an earlier report" in warned.err.replace("\n", " ")
+
+
 # --- the VOT toolkit
 
 

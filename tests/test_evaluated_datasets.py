@@ -120,6 +120,18 @@ def test_a_folder_that_is_not_there_is_named(tmp_path: Path) -> None:
         open_for_evaluation("otb", tmp_path / "none")
 
 
+def test_a_dataset_one_folder_further_down_is_said_so(tmp_path: Path) -> None:
+    root = write_otb(tmp_path / "otb", {"a": 3})
+    with pytest.raises(ValueError, match=f"no OTB sequences in .*; what is there looks like otb in {root}"):
+        open_for_evaluation("otb", tmp_path)
+
+
+def test_shards_are_said_to_be_for_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mixformerv2.evaluate.datasets.is_packed", lambda root: root == tmp_path)
+    with pytest.raises(ValueError, match=f"{tmp_path} holds shards, which are for training: evaluate on"):
+        open_for_evaluation("otb", tmp_path)
+
+
 @pytest.mark.parametrize("name", [name for name in EVALUATED if name not in ("otb", "folder")])
 def test_another_dataset_in_the_folder_is_said_so(tmp_path: Path, name: str) -> None:
     root = write_otb(tmp_path, {"a": 3})

@@ -22,6 +22,7 @@ from mixformerv2.evaluate.labelling import (
     read_starts,
     write_track,
 )
+from mixformerv2.results import ResultFile
 
 HEADER = "clip,frame,x,y,w,h,name\n"
 SIDE = 10
@@ -194,6 +195,43 @@ def test_a_frame_that_is_not_there_is_refused_before_anything_is_followed(tmp_pa
     assert not (tmp_path / "out").exists()
 
 
+def test_a_box_outside_the_frame_is_refused_before_anything_is_followed(tmp_path: Path) -> None:
+    write_film(tmp_path / "clips/street", [20, 23])
+    starts = [Start("street", 0, start_box(20), "one"), Start("street", 1, (500.0, 8.0, 6.0, 5.0), "two")]
+    sentence = "track two on street: the box 500,8,6,5 lies outside the frame of 100 x 40 px"
+    with pytest.raises(ValueError, match=sentence):
+        list(label(Pair(Red(), Red()), tmp_path / "clips", starts, tmp_path / "out"))
+    assert not (tmp_path / "out").exists()
+
+
+def test_rows_that_a_person_took_out_leave_the_others_at_their_frames(tmp_path: Path) -> None:
+    clip = write_film(tmp_path / "clips/street", [20, 23, 26])
+    write_track(tmp_path / "out/one", clip, np.array([[1.0, 2, 3, 4], [23.0, 15, 33, 25], [1, 2, 3, 4]]))
+    boxes = tmp_path / "out/one/boxes.csv"
+    head, _, *others = boxes.read_text().splitlines(keepends=True)
+    boxes.write_text("".join([head, *others]))
+    starts = [Start("street", 1, start_box(23), "one")]
+    (track,) = label(Pair(Red(), Red()), tmp_path / "clips", starts, tmp_path / "out")
+    assert track == Track("one", 2, 3, False, as_drawn=True)
+
+
+def test_a_track_that_was_broken_off_does_not_count_as_done(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clip = write_film(tmp_path / "clips/street", [20, 23, 26])
+    write = ResultFile.write
+
+    def broken_off(self: ResultFile, frame: int, *result: Any) -> None:
+        if frame == 2:
+            raise KeyboardInterrupt
+        write(self, frame, *result)
+
+    monkeypatch.setattr(ResultFile, "write", broken_off)
+    with pytest.raises(KeyboardInterrupt):
+        write_track(tmp_path / "one", clip, np.ones((3, 4)).cumsum(axis=1))
+    assert not [*(tmp_path / "one").glob("boxes*")]
+
+
 def test_starts_are_read_from_a_table(tmp_path: Path) -> None:
     path = tmp_path / "starts.csv"
     path.write_text(HEADER + "street,0,1.5,2,3,4,one\nroad,7,5,6,7,8,two\n", encoding="utf-8")
@@ -214,7 +252,8 @@ def test_starts_are_read_from_a_table(tmp_path: Path) -> None:
         (HEADER + "a,-1,1,2,3,4,one\n", "line 2: frames count from 0"),
         (HEADER + "a,0,1,2,3,4,..\n", "line 2: frames count from 0 and a name is that of a new folder"),
         (HEADER + "a,0,1,2,3,4,../one\n", "line 2: frames count from 0 and a name is that of a new folder"),
-        (HEADER + "a,0,1,2\n", "line 2: "),
+        (HEADER + "a,0,1,2\n", "line 2: a row must have clip,frame,x,y,w,h,name"),
+        (HEADER + "a,0,1,2,3,4,one,5\n", "line 2: a row must have clip,frame,x,y,w,h,name"),
     ],
 )
 def test_a_wrong_table_of_starts_is_refused_with_its_line(tmp_path: Path, text: str, words: str) -> None:

@@ -73,6 +73,14 @@ def test_the_extension_of_lasot_counts_pixels_from_zero(tmp_path: Path) -> None:
     assert atv.boxes_frame.tolist() == [[0, 3, 10, 8]]
 
 
+def test_the_extension_is_told_from_lasot_in_one_folder(tmp_path: Path) -> None:
+    write_lasot(tmp_path / "airplane" / "airplane-1", "2,3,10,5")
+    with pytest.raises(ValueError, match=r"no LaSOT-ext in .*: expected files like"):
+        READERS["lasot-ext"](tmp_path)
+    write_lasot(tmp_path / "atv" / "atv-1", "0,3,10,5")
+    assert listed(READERS["lasot-ext"](tmp_path)) == ["atv-1"]
+
+
 def test_lasot_that_does_not_fit_is_refused_in_one_sentence(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"no LaSOT in .*expected files like .*CLASS-1/groundtruth\.txt"):
         read_lasot(tmp_path)

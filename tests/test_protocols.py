@@ -315,6 +315,16 @@ def test_a_sequence_of_which_no_frame_counts_has_no_figures_and_no_weight() -> N
         assert np.isnan(summarise({"a": nothing, "b": nothing}, protocol).auc)
 
 
+def test_a_sequence_without_one_of_the_figures_is_left_out_of_that_mean_alone() -> None:
+    whole = measured("lasot", [TRUE, TRUE], TRUE, TRUE)
+    partly = whole._replace(ao=float("nan"), auc=0.5)
+    both = summarise({"a": partly, "b": whole}, PROTOCOLS["lasot"])
+    assert both.ao == whole.ao and both.auc == (0.5 + whole.auc) / 2
+    pooled = summarise({"a": partly, "b": whole}, PROTOCOLS["got10k"])
+    assert pooled.ao == whole.ao
+    assert np.isnan(summarise({"a": partly, "b": partly}, PROTOCOLS["lasot"]).ao)
+
+
 def test_no_figures_have_no_mean() -> None:
     with pytest.raises(ValueError, match="at least one sequence to take the mean of, got none"):
         summarise({}, PROTOCOLS["otb"])

@@ -284,6 +284,19 @@ def test_latex_marks_the_best_and_the_second_best() -> None:
     assert aucs == ["\\textbf{95.2}", "47.6", "\\underline{64.3}"]  # 20/21; 10/21; 13.5/21
 
 
+def test_means_over_different_sequences_are_not_ranked() -> None:
+    runs = [run_of("whole", a=[0, 10], b=[0, 10]), run_of("half", a=[0, 0])]
+    text = table.latex(scores_of(*runs))
+    assert "% half has no results of 1 of 2 sequences, which are left out" in text
+    rows = {line.split(" & ")[0]: line for line in text.splitlines() if " & " in line}
+    assert not any("\\textbf" in rows[name] for name in ("whole", "half", "All"))
+    assert "\\textbf" in rows["a"]
+    shown = io.StringIO()
+    Console(file=shown, width=100, force_terminal=True).print(table.table(scores_of(*runs)))
+    row = next(line for line in shown.getvalue().splitlines() if "all" in line)
+    assert row.count("\x1b[1m") == 1  # the word alone
+
+
 def test_every_row_of_a_latex_table_has_as_many_cells_as_the_table_has_columns() -> None:
     scores = scores_of(run_of("a&b", a=[0, 0]), run_of("c", a=[0, 5]), protocols=["lasot", "got10k"])
     for part in table.latex(scores).split("\\begin{tabular}")[1:]:

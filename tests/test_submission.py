@@ -118,7 +118,7 @@ def test_an_archive_is_whole_or_not_written(
 
 
 def test_a_sequence_that_cannot_be_read_is_missing_too(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="and b has no results"):
+    with pytest.raises(ValueError, match="and the frames of b cannot be read"):
         write_submission("got10k", tmp_path / "a.zip", {"a": a_pass()}, {"a": 3, "b": None})
 
 

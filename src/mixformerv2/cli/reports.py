@@ -137,6 +137,8 @@ def write_report(
     written = ["scores.json", "scores.csv", "scores.tex"]
     if html and _write_page(output / "report.html", runs, scores, opened):
         written.append("report.html")
+    elif (output / "report.html").exists():
+        warn(f"{output / 'report.html'} is of an earlier report, not of these figures")
     for name in written:
         say(f"  {output / name}")
 
@@ -149,7 +151,13 @@ def _scores(
     from mixformerv2.evaluate.attributes import attributes
     from mixformerv2.evaluate.report.figures import build_scores
 
-    of = {name: attributes(sequence, folder) for name, sequence in opened.sequences.items()}
+    # All runs are over the same frames of a sequence, which need not be all of it.
+    frames = {name: result.frames for run in runs for name, result in run.passes.items()}
+    of = {
+        name: attributes(opened.sequences[name].part(frames[name]), folder)
+        for name in opened.sequences
+        if name in frames
+    }
     for run in runs:
         scores = build_scores(run, [*opened.sequences.values()], protocols, of)
         yield replace(scores, missing=(*scores.missing, *opened.broken))

@@ -312,7 +312,9 @@ def _unlabelled(root: Path) -> dict[str, str]:
 
 def report_table(report: Report) -> Table:
     """One row per part of a dataset, for a terminal."""
-    table = Table("dataset", "folder", title=escape(report.root), title_justify="left")
+    table = Table(title=escape(report.root), title_justify="left")
+    for column in ("dataset", "folder"):
+        table.add_column(column, overflow="fold")
     for column in ("sequences", "frames", "absent", "occluded", "masks", "problems"):
         table.add_column(column, justify="right")
     for each in report.datasets:

@@ -16,6 +16,7 @@ from mixformerv2.data.datasets import find_datasets
 from mixformerv2.data.folder import WHAT as FOLDER_WHAT
 from mixformerv2.data.folder import read_folder
 from mixformerv2.data.sequence import Sequence, Sequences, names_of
+from mixformerv2.data.shards import is_packed
 from mixformerv2.evaluate.store import Failure, Run, starts_as
 
 AUTO = "auto"
@@ -199,12 +200,20 @@ def _read(name: str, root: Path) -> Sequences:
 
 
 def _instead(benchmark: Benchmark, root: Path) -> str:
-    """What is in the folder if it is not what was asked for."""
+    """What is in the folder if it is not what was asked for, or not there."""
+    if is_packed(root):
+        return (
+            f"; {root} holds shards, which are for training: evaluate on the dataset that they were packed of"
+        )
     try:
-        found = [dataset for dataset in find_datasets(root).values() if dataset.kind != benchmark.layout]
+        found = list(find_datasets(root).values())
     except ValueError:
         found = []  # nothing is recognised
-    there = [f"{dataset.kind} in {dataset.path}" for dataset in found]
+    there = [
+        f"{dataset.kind} in {dataset.path}"
+        for dataset in found
+        if (dataset.kind, Path(dataset.path)) != (benchmark.layout, root)
+    ]
     return f"; what is there looks like {', '.join(there)}" if there else ""
 
 

@@ -69,6 +69,8 @@ def read_starts(path: Path) -> list[Start]:
             raise ValueError(f"{path} must begin with the header {','.join(COLUMNS)}, got {rows.fieldnames}")
         starts = []
         for row in rows:
+            if None in row or None in row.values():
+                raise ValueError(f"{path}, line {rows.line_num}: a row must have {','.join(COLUMNS)}")
             try:
                 x, y, w, h = (float(row[key]) for key in ("x", "y", "w", "h"))
                 start = Start(row["clip"], int(row["frame"]), (x, y, w, h), row["name"])
@@ -114,7 +116,7 @@ def follow(
     if not 0 <= start < len(frames):
         raise ValueError(f"the start frame must be one of the {len(frames)} frames, got {start}")
     agreement = agreement or Agreement()
-    first = geometry.check_box_xywh(list(box_xywh))
+    first = _drawn_on(frames.read(start), box_xywh)
     boxes_frame = np.full((len(frames), 4), np.nan)
     boxes_frame[start] = first
     for order in (range(start, len(frames)), range(start, -1, -1)):
@@ -138,6 +140,16 @@ def follow(
                 break
             reached = there[-1]
     return boxes_frame
+
+
+def _drawn_on(picture: geometry.Frame, box_xywh: Iterable[float]) -> geometry.Box:
+    """The box, xyxy. Raises ValueError where it is none, or lies outside the picture."""
+    box_frame = geometry.check_box_xywh(list(box_xywh))
+    height, width = picture.shape[:2]
+    if not geometry.area(np.clip(box_frame, 0, [width, height, width, height])) > 0:
+        x, y, w, h = geometry.xyxy_to_xywh(box_frame)
+        raise ValueError(f"the box {x:g},{y:g},{w:g},{h:g} lies outside the frame of {width} x {height} px")
+    return box_frame
 
 
 def _touches(boxes_frame: Float[np.ndarray, "n 4"], picture: geometry.Frame) -> Bool[np.ndarray, "n 4"]:
@@ -198,7 +210,8 @@ def label(
 ) -> Iterator[Track]:
     """Follows every start and writes its track below ``output`` (see ``write_track``); those that are there are kept.
 
-    Raises ValueError, before anything is followed, where a start names a clip or a frame that is not in ``clips``.
+    Raises ValueError, before anything is followed, where a start names a clip or a frame that is not in ``clips``, or a
+    box that is not on its frame.
     """
     starts = list(starts)
     there = find_clips(clips)
@@ -208,12 +221,16 @@ def label(
     for start in starts:
         if (output / start.name / BOXES).exists():
             continue
-        num_frames = len(frames_of(there[start.clip].pictures))
-        if start.frame >= num_frames:
+        frames = frames_of(there[start.clip].pictures)
+        if start.frame >= len(frames):
             raise ValueError(
                 f"track {start.name} begins at frame {start.frame} of {start.clip}, counted from 0, "
-                f"which has {num_frames} frames"
+                f"which has {len(frames)} frames"
             )
+        try:
+            _drawn_on(frames.read(start.frame), start.box_xywh)
+        except ValueError as error:
+            raise ValueError(f"track {start.name} on {start.clip}: {error}") from None
     for start in starts:
         boxes_path = output / start.name / BOXES
         pictures = there[start.clip].pictures
@@ -221,8 +238,9 @@ def label(
         if is_new:
             boxes_frame = follow(trackers, frames_of(pictures), start.frame, start.box_xywh, agreement)
             write_track(output / start.name, pictures, boxes_frame)
-        rows_frame = read_boxes(boxes_path).rows_frame
-        known, begins_frame = has_area(rows_frame), rows_frame[start.frame : start.frame + 1]
+        # A person may have taken rows out.
+        known_frame = read_boxes(boxes_path).of_frames(len(frames_of(pictures)))
+        known, begins_frame = has_area(known_frame), known_frame[start.frame : start.frame + 1]
         drawn_frame = geometry.xywh_to_xyxy(start.box_xywh)
         as_drawn = is_new or bool((np.abs(begins_frame - drawn_frame) < 0.5).all(axis=1).any())
         yield Track(start.name, int(known.sum()), len(known), is_new, as_drawn)
@@ -231,7 +249,8 @@ def label(
 def write_track(folder: Path, pictures: Path, boxes_frame: Float[np.ndarray, "frames 4"]) -> None:
     """The folder with the clip, linked or copied, and `boxes.csv`: a clip that training reads, and people correct.
 
-    Frames without a box are rows of the state "lost".
+    Frames without a box are rows of the state "lost". A file that is broken off is not left behind: it would count as
+    done.
     Raises FileExistsError if the boxes are there, another OSError if something cannot be written.
     """
     folder.mkdir(parents=True, exist_ok=True)
@@ -243,7 +262,11 @@ def write_track(folder: Path, pictures: Path, boxes_frame: Float[np.ndarray, "fr
             except OSError:  # a file system or a user without links
                 shutil.copyfile(source, target)
     with ResultFile.open(folder / BOXES) as file:
-        for index, box in enumerate(boxes_frame):
-            known = bool(np.isfinite(box).all())
-            x, y, w, h = (float(v) for v in geometry.xyxy_to_xywh(box if known else np.zeros(4)))
-            file.write(index, Result((x, y, w, h), float(known), "tracking" if known else "lost"))
+        try:
+            for index, box in enumerate(boxes_frame):
+                known = bool(np.isfinite(box).all())
+                x, y, w, h = (float(v) for v in geometry.xyxy_to_xywh(box if known else np.zeros(4)))
+                file.write(index, Result((x, y, w, h), float(known), "tracking" if known else "lost"))
+        except BaseException:
+            file.discard()
+            raise

@@ -232,6 +232,7 @@ def overlaps(result: OnePass, sequence: Sequence) -> Float[np.ndarray, " frames"
 def summarise(figures: Mapping[str, Figures], protocol: Protocol) -> Figures:
     """The mean over sequences in which a frame counts, or over frames, as the protocol says; ``frames`` is their sum.
 
+    A sequence without a figure, such as one of whose overlaps none is measured, is left out of the mean of that figure.
     Raises ValueError where there are no figures.
     """
     if not figures:
@@ -241,8 +242,17 @@ def summarise(figures: Mapping[str, Figures], protocol: Protocol) -> Figures:
         return next(iter(counting or figures.values()))
     frames = [one.frames for one in counting]
     weights = frames if protocol.average == "frames" else None
-    means: list[Any] = [np.average(column, axis=0, weights=weights) for column in zip(*counting, strict=True)]
+    means: list[Any] = [_mean(column, weights) for column in zip(*counting, strict=True)]
     return Figures(sum(frames), *means[1:])
+
+
+def _mean(column: tuple[Any, ...], weights: list[int] | None) -> Any:
+    """Of the values or curves that are numbers; nan where none is."""
+    values = np.array(column)
+    known = ~np.isnan(values.reshape(len(values), -1)).any(axis=1)
+    if not known.any():
+        return values[0]
+    return np.average(values[known], axis=0, weights=None if weights is None else np.array(weights)[known])
 
 
 def _truth(

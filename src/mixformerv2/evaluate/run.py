@@ -43,6 +43,11 @@ class OnePass(NamedTuple):
     """of the sequence, the one that the first row belongs to"""
 
     @property
+    def frames(self) -> range:
+        """Of the sequence, those that it is over."""
+        return range(self.first_frame, self.first_frame + len(self.boxes_frame))
+
+    @property
     def updates(self) -> int:
         return len(self.boxes_frame) - 1
 

@@ -191,7 +191,9 @@ def read_description(folder: str | Path) -> dict[str, Any]:
     try:
         description = json.loads(path.read_text("utf-8"))
     except ValueError as error:
-        raise ValueError(f"{path} is damaged ({error}): choose another folder for a new run") from None
+        raise ValueError(
+            f"{path} is damaged ({error}): delete {folder}, or choose another folder for a new run"
+        ) from None
     if not isinstance(description, dict) or not isinstance(description.get("sequences"), dict):
         raise ValueError(f"{path} is damaged: it must describe the run and its sequences")
     return description

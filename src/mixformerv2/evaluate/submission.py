@@ -83,7 +83,9 @@ def _lines(rows: Float[np.ndarray, "frames columns"], decimals: int) -> str:
 
 def _check(name: str, result: OnePass | None, length: int | None) -> None:
     wanted = "a submission must have a finite box for every frame of every sequence"
-    if result is None or length is None:
+    if length is None:
+        raise ValueError(f"{wanted}, and the frames of {name} cannot be read")
+    if result is None:
         raise ValueError(f"{wanted}, and {name} has no results")
     if result.first_frame != 0 or len(result.boxes_frame) != length:
         last = result.first_frame + len(result.boxes_frame) - 1

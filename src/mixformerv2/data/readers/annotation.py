@@ -103,7 +103,7 @@ def read_lines(path: Path) -> list[str]:
     if not path.is_file():
         raise ValueError(f"the file {path} is missing")
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
         raise ValueError(f"the file {path} is not text: {error}") from error
     return [line.strip() for line in text.splitlines() if line.strip()]

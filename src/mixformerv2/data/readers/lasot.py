@@ -94,7 +94,10 @@ def read_lasot(root: Path | str, split: str = "all") -> Sequences:
 
 
 def read_lasot_ext(root: Path | str) -> Sequences:
-    """The 150 sequences of 15 classes that were added to LaSOT later, all for tests; the layout is LaSOT's."""
+    """The 150 sequences of 15 classes that were added to LaSOT later, all for tests; the layout is LaSOT's.
+
+    Others in `root`, which may be LaSOT's folder, are left out.
+    """
     return _read(_LASOT_EXT, Path(root), "all")
 
 
@@ -152,6 +155,8 @@ def _category(name: str) -> str:
 
 def _read(layout: _Layout, root: Path, split: str, test_names: list[str] | None = None) -> Sequences:
     folders = _folders(layout, root)
+    if layout is _LASOT_EXT:
+        folders = {name: path for name, path in folders.items() if _category(name) in LASOT_EXT_CLASSES}
     if not folders:
         example = root / "CLASS" / "CLASS-1" / layout.boxes
         raise ValueError(f"no {layout.title} in {root}: expected files like {example}")

@@ -31,7 +31,8 @@ OTB_ANNOTATED_FRAMES = {
 def read_otb(root: Path | str) -> Sequences:
     """OTB100, or any part of it: `root/Car4/img/0001.jpg` and `root/Car4/groundtruth_rect.txt`.
 
-    A folder with several ground truth files gives one sequence per target: Jogging.1, Jogging.2.
+    A folder with several ground truth files gives one sequence per target: Jogging.1, Jogging.2. Empty ones, as Human4
+    has, count for nothing.
     Raises ValueError if `root` has another layout; a sequence that is incomplete raises it when asked for.
     """
     root = Path(root)
@@ -54,6 +55,8 @@ def looks_like_otb(root: Path) -> bool:
 def _otb_targets(folder: Path) -> dict[str, Path]:
     matches = [re.fullmatch(r"groundtruth_rect(\.\d+)?\.txt", name) for name in sorted(os.listdir(folder))]
     targets = {match[1] or "": folder / match[0] for match in matches if match}
+    if len(targets) > 1:
+        targets = {suffix: file for suffix, file in targets.items() if file.read_bytes().strip()}
     if len(targets) < 2:
         return {folder.name: next(iter(targets.values()), folder / "groundtruth_rect.txt")}
     return {folder.name + suffix: file for suffix, file in targets.items()}

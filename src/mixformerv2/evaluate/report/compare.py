@@ -65,6 +65,8 @@ class Comparison:
     """of B minus A over the sequences, weighed as the protocol weighs them"""
     resamples: int
     seed: int
+    pooled: bool = False
+    """whether sequences weigh by their frames"""
 
     @property
     def excludes_zero(self) -> bool:
@@ -80,7 +82,8 @@ class Comparison:
             if mean
             else f"as much {title} as"
         )
-        head = f"{self.label_b} has {word} {self.label_a}, the mean of {_sequences(count)}"
+        of = "the mean over the frames of" if self.pooled else "the mean of"
+        head = f"{self.label_b} has {word} {self.label_a}, {of} {_sequences(count)}"
         if math.isnan(low):
             return f"{head}; a single sequence gives no interval."
         outcome = (
@@ -153,10 +156,11 @@ def compare(
     a, b = with_own_labels([build_scores(run, sequences, [protocol]) for run in (run_a, run_b)])
     pairs = _pairs(a, b, protocol.name, name)
     frames = [a.by_sequence[protocol.name][pair.sequence].frames for pair in pairs]
-    weights = np.array(frames if pools_frames(protocol) else np.ones(len(pairs)), np.float64)
+    pooled = pools_frames(protocol)
+    weights = np.array(frames if pooled else np.ones(len(pairs)), np.float64)
     resampled = resample(np.array([pair.gain for pair in pairs]), weights, seed, resamples)
     order = sorted(pairs, key=lambda pair: (-pair.gain, pair.sequence))
-    return Comparison(a.label, b.label, protocol.name, name, tuple(order), resampled, resamples, seed)
+    return Comparison(a.label, b.label, protocol.name, name, tuple(order), resampled, resamples, seed, pooled)
 
 
 def resample(
@@ -210,11 +214,12 @@ def _pairs(a: RunScores, b: RunScores, protocol: str, figure: str) -> list[Diffe
         raise ValueError(
             f"the protocol {protocol} has no frame to score in any of {_sequences(len(a.sequences))}"
         )
-    if any(math.isnan(pair.gain) for pair in pairs):
+    measured = [pair for pair in pairs if not math.isnan(pair.gain)]
+    if not measured:
         raise ValueError(
             f"the protocol {protocol} has no figure {figure}: choose {', '.join(headline(protocol))}"
         )
-    return pairs
+    return measured
 
 
 def _sequences(count: int) -> str:

@@ -57,6 +57,7 @@ class _Column(NamedTuple):
 
 def table(scores: ReadOnlySequence[RunScores]) -> Table:
     """A row a sequence, all of them below; the best of several runs is bold, a dash stands where there is nothing.
+    Means over different sequences are not compared.
 
     One run by one protocol has the protocol's headline figures, several runs a column each with the first of them,
     several protocols a column each; several runs by several protocols have a row a run under every figure, and none
@@ -79,14 +80,15 @@ def _fill_by_sequence(shown: Table, runs: ReadOnlySequence[RunScores]) -> None:
     for name in dict.fromkeys(name for one in runs for name in one.sequences):
         shown.add_row(escape(name), *_cells([column.of(name) for column in columns], len(runs) > 1))
     shown.add_section()
-    shown.add_row("[bold]all[/]", *_cells([column.of(None) for column in columns], len(runs) > 1))
+    compared = len(runs) > 1 and _alike(runs)
+    shown.add_row("[bold]all[/]", *_cells([column.of(None) for column in columns], compared))
     if len(runs) == 1 and len(runs[0].protocols) == 1:
         return
     for figure in TITLES:
         others = [column._replace(figure=figure) for column in columns]
         values = [column.of(None) for column in others]
         if others != columns and not all(map(math.isnan, values)):
-            shown.add_row(f"all: {TITLES[figure]}", *_cells(values, len(runs) > 1))
+            shown.add_row(f"all: {TITLES[figure]}", *_cells(values, compared))
 
 
 def _fill_by_figure(shown: Table, runs: ReadOnlySequence[RunScores]) -> None:
@@ -100,9 +102,14 @@ def _fill_by_figure(shown: Table, runs: ReadOnlySequence[RunScores]) -> None:
         if all(map(math.isnan, chain(*by_protocol))):
             continue
         shown.add_row(f"[bold]{TITLES[figure]}[/]")
-        cells = [_cells(values, True) for values in by_protocol]
+        cells = [_cells(values, _alike(runs)) for values in by_protocol]
         for one, row in zip(runs, zip(*cells, strict=True), strict=True):
             shown.add_row(escape(one.label), *row)
+
+
+def _alike(runs: ReadOnlySequence[RunScores]) -> bool:
+    """Whether all have results of the same sequences, so that their means say the same."""
+    return len({frozenset(one.sequences) for one in runs}) < 2
 
 
 def _columns(runs: ReadOnlySequence[RunScores]) -> list[_Column]:
@@ -148,12 +155,16 @@ def _caption(runs: ReadOnlySequence[RunScores]) -> str:
                 f"{label}: {speed.frames_per_second:.1f} frames per second; ms a frame {speed.ms_p50:.1f} (p50), "
                 f"{speed.ms_p90:.1f} (p90), {speed.ms_p99:.1f} (p99)"
             )
-        if one.missing:
-            every = len(one.missing) + len(one.sequences)
-            lines.append(
-                f"{label} has no results of {len(one.missing)} of {every} sequences, which are left out"
-            )
-    return "\n".join(lines)
+    return "\n".join([*lines, *map(escape, _left_out(runs))])
+
+
+def _left_out(runs: ReadOnlySequence[RunScores]) -> list[str]:
+    return [
+        f"{one.label} has no results of {len(one.missing)} of {len(one.missing) + len(one.sequences)} sequences, "
+        "which are left out"
+        for one in runs
+        if one.missing
+    ]
 
 
 def _number(value: float, decimals: int) -> str:
@@ -192,10 +203,12 @@ def _csv_rows(one: RunScores) -> Iterator[list[str | int | float]]:
 def latex(scores: ReadOnlySequence[RunScores]) -> str:
     """Two tables for a paper (packages booktabs, fontenc with T1): trackers by figure, and sequences by tracker.
 
-    In percent; the best is bold, the second best underlined. The second table has the first protocol's first figure.
+    In percent; the best is bold, the second best underlined, but for means over different sequences, which comments
+    tell. The second table has the first protocol's first figure.
     """
     runs = with_own_labels(scores)
-    return _trackers(runs) + "\n" + _sequences(runs)
+    comments = [f"% {' '.join(line.split())}\n" for line in _left_out(runs)]
+    return "".join(comments) + _trackers(runs) + "\n" + _sequences(runs)
 
 
 def write_latex(path: Path, scores: ReadOnlySequence[RunScores]) -> None:
@@ -210,7 +223,8 @@ def escape_latex(text: str) -> str:
 
 def _trackers(runs: list[RunScores]) -> str:
     pairs = [(protocol, figure) for protocol in runs[0].protocols for figure in headline(protocol)]
-    columns = [_ranked([getattr(one.overall[p], figure) for one in runs]) for p, figure in pairs]
+    means = [[getattr(one.overall[p], figure) for one in runs] for p, figure in pairs]
+    columns = [_ranked(values, _alike(runs)) for values in means]
     speeds = [_number(one.speed.frames_per_second, 0).replace("-", "--") for one in runs]
     groups, rules, at = [], [], 2
     for protocol in runs[0].protocols:
@@ -245,18 +259,21 @@ def _sequences(runs: list[RunScores]) -> str:
         figures = [one.by_sequence[protocol].get(name) for one in runs]
         values = [getattr(found, figure) if found else math.nan for found in figures]
         rows.append(_row([escape_latex(name), *_ranked(values)]))
-    mean = _row(["All", *_ranked([getattr(one.overall[protocol], figure) for one in runs])])
+    means = [getattr(one.overall[protocol], figure) for one in runs]
+    mean = _row(["All", *_ranked(means, _alike(runs))])
     head = [
         _row([f"{TITLES[figure]} ({escape_latex(protocol)})", *(escape_latex(one.label) for one in runs)])
     ]
     return _tabular("l" + "r" * len(runs), head, [*rows, "\\midrule", mean])
 
 
-def _ranked(values: list[float]) -> list[str]:
-    """Percent with one decimal. Marked by what is printed: two that look the same are marked the same."""
+def _ranked(values: list[float], compared: bool = True) -> list[str]:
+    """Percent with one decimal. Where they are compared, marked by what is printed: two that look the same are marked
+    the same.
+    """
     cells = ["--" if math.isnan(value) else f"{100 * value:.1f}" for value in values]
     order = sorted({cell for cell in cells if cell != "--"}, key=float, reverse=True)
-    if len(order) < 2:
+    if len(order) < 2 or not compared:
         return cells
     marks = dict(zip(order, _BEST, strict=False))
     return [marks.get(cell, "{}").format(cell) for cell in cells]
