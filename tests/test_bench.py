@@ -506,6 +506,8 @@ def test_without_torch_there_is_no_reference_path_and_no_random_weights(
         (("--device", "cuda:x"), "the device is cpu, cuda or cuda:N, got 'cuda:x'"),
         (("--card", "none/card.png"), "none/card.png cannot be written: the folder none does not exist"),
         (("--card", "card.svg"), "a card is a .png file"),
+        (("--card", "."), "a card is a .png file"),
+        (("--card", "card.png", "--json", "./card.txt"), "--json and --card would both write card.txt"),
     ],
 )
 def test_wrong_input_gets_one_sentence(arguments: tuple[Any, ...], sentence: str, run: Run) -> None:

@@ -94,6 +94,47 @@ def test_a_file_of_other_weights_or_options_is_not_found(
     assert len(compilations) == 5
 
 
+def copy_of(folder: Path, place: Path, brighter: bool = False) -> Path:
+    """The model again, its files as old as the first; ``brighter``: with other weights."""
+    place.mkdir()
+    for file in folder.iterdir():
+        content = bytearray(file.read_bytes())
+        if brighter and file.name == "model.safetensors":
+            content[-400:-300] = bytes(100)
+        (place / file.name).write_bytes(content)
+        os.utime(place / file.name, ns=(10**18, 10**18))
+    return place
+
+
+def test_a_link_that_is_turned_to_another_model_finds_that(
+    exported: Exported, tmp_path: Path, place: Path
+) -> None:
+    first = copy_of(exported.folders["scored"], tmp_path / "first")
+    second = copy_of(exported.folders["scored"], tmp_path / "second", brighter=True)
+    current = tmp_path / "current"
+    answers = []
+    for folder in (first, second):
+        current.unlink(missing_ok=True)
+        current.symlink_to(folder)
+        answers.append(answer(current))
+    assert not np.array_equal(answers[0].score, answers[1].score)
+    np.testing.assert_array_equal(answers[1].score, answer(second).score)
+
+
+def test_weights_that_change_before_they_are_compiled_are_not_taken_for_what_they_were(
+    exported: Exported, tmp_path: Path, place: Path
+) -> None:
+    model = copy_of(exported.folders["scored"], tmp_path / "model")
+    true = (model / "model.safetensors").read_bytes()
+    backend = open_backend(model, "openvino", "f32", threads=1)
+    changed = bytearray(true)
+    changed[-400:-300] = bytes(100)
+    (model / "model.safetensors").write_bytes(changed)
+    with pytest.raises(ValueError, match=f"{model} has changed since it was opened: open the model again"):
+        backend.encode_templates(*inputs(batch=1, online=1)[:2])
+    assert not place.exists() or not list(place.iterdir())
+
+
 def test_a_graph_made_ready_in_another_way_is_not_found(
     exported_folder: Path,
     place: Path,

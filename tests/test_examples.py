@@ -24,11 +24,13 @@ from test_tracker import Seeing
 
 from mixformerv2 import Tracker
 from mixformerv2.config import TrackerConfig
+from mixformerv2.evaluate.proof import Clip
 from mixformerv2.model import checkpoint
 from mixformerv2.runtime.backend import Located, open_backend
 from mixformerv2.runtime.export import export
 from mixformerv2.runtime.torch import NetworkBackend
 from mixformerv2.target import Sight
+from mixformerv2.video import open_source
 
 STANDALONE = Path(__file__).parents[1] / "examples" / "standalone"
 CONFIG = replace(replay.CONFIG, tracker=replace(replay.CONFIG.tracker, size_calibration=0.5))
@@ -75,11 +77,16 @@ def both(folder: Path, **rules: Any) -> tuple[Tracker, Any]:
     """Our tracker and that of the page, with these rules."""
     backend = NetworkBackend(replay.network(), replace(CONFIG, tracker=replace(CONFIG.tracker, **rules)))
     (folder / "config.json").write_text(backend.config.to_json())
+    theirs = page_of_tracking().Tracker(folder, backend.encode_templates, backend.search)
+    return Tracker(backend=backend), theirs
+
+
+def page_of_tracking() -> Any:
     spec = importlib.util.spec_from_file_location("tracking", STANDALONE / "tracking.py")
     assert spec is not None and spec.loader is not None
     page = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(page)
-    return Tracker(backend=backend), page.Tracker(folder, backend.encode_templates, backend.search)
+    return page
 
 
 @pytest.mark.parametrize("size_inertia", [0.0, 0.3])
@@ -102,6 +109,21 @@ def test_the_page_of_tracking_is_the_tracker(tmp_path: Path, published_mapping: 
     np.testing.assert_allclose(boxes_of(theirs), boxes_of(tracker), rtol=0, atol=1e-4)
     assert tracker.target is not None
     assert (np.abs(np.log(tracker.target.size_factors)) > 0.01).all(), "sizes that fit prove nothing"
+
+
+def test_the_page_follows_the_demo_clip_as_the_tracker_does(tmp_path: Path) -> None:
+    """Whose windows, wider than the frame, painted frames do not have."""
+    backend = open_backend("tiny", "onnxruntime", threads=1)
+    (tmp_path / "config.json").write_text(backend.config.to_json())
+    theirs = page_of_tracking().Tracker(
+        tmp_path, backend.encode_templates, lambda crop, cache: backend.search(crop, cache)
+    )
+    ours, clip = Tracker(backend=backend), Clip.of_demo()
+    frames = [frame for _, frame in zip(range(60), open_source(clip.source), strict=False)]
+    for each in (ours, theirs):
+        each.init(frames[0], clip.box)
+    found = [(ours.update(frame).box, theirs.update(frame)[0]) for frame in frames[1:]]
+    np.testing.assert_allclose(*np.array(found).swapaxes(0, 1), rtol=0, atol=1e-3)
 
 
 class Doubting(Seeing):

@@ -218,6 +218,29 @@ def test_weights_that_half_precision_cannot_hold_are_refused_and_forced(export_v
     assert content(Path("out")) == set(files_of(["torch", "onnx"]))
 
 
+def test_targets_are_added_to_a_folder_of_the_same_model_and_to_no_other(
+    export_verb: Run, made: Path
+) -> None:
+    assert export_verb("good.safetensors", "--target", "torch").code == 0
+    assert export_verb("good.safetensors").code == 0  # config.json is the same
+    assert content(Path("out")) == set(files_of(["torch", "onnx"]))
+    network, config = checkpoint.load(made / "good.safetensors")
+    rules = replace(config.tracker, lost_threshold=0.123)
+    checkpoint.save(network, replace(config, tracker=rules), made / "other.safetensors")
+    refused = export_verb("other.safetensors", "--target", "torch", "--overwrite")
+    assert_refused(refused, "out has model.safetensors of a model with another config.json")
+    assert export_verb("other.safetensors", "--target", "torch", "--target", "onnx", "--overwrite").code == 0
+
+
+def test_a_refused_export_takes_back_the_folders_that_it_made(
+    run: Run, made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    replay = ("--clip", made / "clip.mp4", "--box", ",".join(map(str, BOX)))
+    assert_refused(run("export", made / "fragile.safetensors", "one/two/three", *replay), "drifts")
+    assert content(Path()) == set()
+
+
 def test_a_refused_export_leaves_what_was_there_as_it_was(export_verb: Run) -> None:
     Path("out").mkdir()
     Path("out", SEARCH_GRAPH).write_text("earlier")

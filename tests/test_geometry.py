@@ -331,18 +331,20 @@ def test_the_crop_of_a_huge_window_is_that_of_a_full_canvas() -> None:
     canvas[-window.top :, -window.left :][:899, :1099] = frame[:899, :1099]
     reference = cv2.resize(canvas, (224, 224), interpolation=cv2.INTER_LINEAR)
     assert reference.max() > 230
-    np.testing.assert_allclose(window.cut(frame).astype(int), reference.astype(int), rtol=0, atol=2)
+    np.testing.assert_array_equal(window.cut(frame), reference)
 
 
-@pytest.mark.parametrize("side", [896, 897, 2000])
-def test_a_wide_window_over_the_border_is_that_of_a_full_canvas(side: int) -> None:
-    frame = smooth(1100, 900)
+@pytest.mark.parametrize("side", [512, 513, 640, 1001, 3000])
+@pytest.mark.parametrize("rim", [0, 1])
+def test_a_wide_window_over_the_border_is_that_of_a_full_canvas(side: int, rim: int) -> None:
+    frame = noise(500, 350)
     canvas = np.zeros((side, side, 3), np.uint8)
-    part = canvas[:, 300:]
-    part[:900, :1100] = frame[: len(part), : part.shape[1]]
-    reference = cv2.resize(canvas, (224, 224), interpolation=cv2.INTER_LINEAR)
-    crop = CropWindow(-300, 0, side, 224, (-300.0, 0.0)).cut(frame)
-    np.testing.assert_allclose(crop.astype(int), reference.astype(int), rtol=0, atol=2)
+    part = canvas[20:, 200:]
+    shown = frame[: 350 - rim, : 500 - rim]
+    part[: len(shown), : shown.shape[1]] = shown[: len(part), : part.shape[1]]
+    reference = cv2.resize(canvas, (32, 32), interpolation=cv2.INTER_LINEAR)
+    crop = CropWindow(-200, -20, side, 32, (-200.0, -20.0), rim).cut(frame)
+    np.testing.assert_array_equal(crop, reference)
 
 
 def test_a_huge_window_costs_no_memory_to_speak_of() -> None:
@@ -354,7 +356,7 @@ def test_a_huge_window_costs_no_memory_to_speak_of() -> None:
     finally:
         tracemalloc.stop()
     assert crop.shape == (224, 224, 3)
-    assert peak_bytes < 2_000_000
+    assert peak_bytes < 10_000_000
 
 
 @pytest.mark.parametrize("published_mapping", [False, True])

@@ -46,7 +46,9 @@ def test_a_checkpoint_and_its_export_answer_alike_but_for_half_precision(exporte
             "no backend is called 'tensorrt': choose one of auto, openvino, onnxruntime, torch",
         ),
         (dict(precision="int3"), "no precision is called 'int3': choose one of auto, f32, bf16, f16, int8"),
-        (dict(threads=0), "threads must be at least 1, got 0"),
+        (dict(threads=0), "threads must be a whole number from 1 to 1024, got 0"),
+        (dict(threads=True), "threads must be a whole number from 1 to 1024, got True"),
+        (dict(threads=10**20), "threads must be a whole number from 1 to 1024, got 1000"),
         (dict(backend="openvino", device="tpu"), "OpenVINO has no device 'tpu' here: choose one of .*CPU"),
         (dict(backend="torch", device="tpu"), "torch has no device 'tpu' here: choose cpu, or auto"),
         (dict(backend="torch", device="meta"), "torch has no device 'meta' here: choose cpu, or auto"),
@@ -206,6 +208,30 @@ def test_a_folder_called_like_a_shipped_model_is_taken_as_a_path_only(
         UserWarning, match=r"^tiny is the shipped model, not the folder here: that is \./tiny$"
     ):
         assert runtime.find_weights("tiny") == runtime.shipped_models()["tiny"]
+
+
+@pytest.mark.parametrize("name", ["openvino", "onnxruntime"])
+def test_graphs_beside_the_weights_of_another_model_are_refused(
+    exported: Exported, tmp_path: Path, name: str
+) -> None:
+    for graph in (ENCODE_GRAPH, SEARCH_GRAPH):
+        (tmp_path / graph).symlink_to(exported.folders["plain"] / graph)
+    (tmp_path / WEIGHTS_FILE).symlink_to(exported.folders["scored"] / WEIGHTS_FILE)
+    with pytest.raises(ValueError, match="is damaged or does not belong to the weights beside it"):
+        open_backend(tmp_path, name)
+
+
+def test_every_constant_of_the_shipped_graphs_is_found_in_their_weights() -> None:
+    for weights in runtime.shipped_models().values():
+        for graph in (ENCODE_GRAPH, SEARCH_GRAPH):
+            runtime.check_graph(weights.parent / graph)
+            assert len(runtime._CONSTANT.findall((weights.parent / graph).read_bytes())) > 40
+
+
+def test_a_graph_in_place_of_its_folder_is_told_so(exported_folder: Path) -> None:
+    graph = exported_folder / SEARCH_GRAPH
+    with pytest.raises(ValueError, match=f"{graph} is a graph of the model in {exported_folder}: name that"):
+        open_backend(graph)
 
 
 def test_models_that_come_and_go_leave_a_process_that_survives_a_signal() -> None:

@@ -176,6 +176,12 @@ def test_a_graph_too_far_off_is_not_written(made: Path, tmp_path: Path) -> None:
     assert not {INT8_GRAPH, INT8_WEIGHTS} & {file.name for file in (tmp_path / "model").iterdir()}
 
 
+@pytest.mark.parametrize("max_drift", [float("nan"), -1.0, 2.0])
+def test_a_limit_that_cannot_be_is_refused_before_the_work(max_drift: float) -> None:
+    with pytest.raises(ValueError, match="max_drift must be at least 0 and below 1"):
+        QuantiseConfig(max_drift)
+
+
 def test_too_few_examples_get_one_sentence(made: Path) -> None:
     with pytest.raises(ValueError, match="needs at least 8 examples to calibrate on, got 0"):
         quantise(made / "model", [])

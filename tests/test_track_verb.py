@@ -464,7 +464,7 @@ def test_wrong_weights_in_an_exported_folder_are_refused_without_torch_too(
         (["--backend", "tensorrt"], ["no backend is called 'tensorrt'", "openvino"]),
         (["--precision", "int3"], ["no precision is called 'int3'", "f32"]),
         (["--device", "abacus"], ["abacus", "cpu"]),
-        (["--threads", "0"], ["threads must be at least 1, got 0"]),
+        (["--threads", "0"], ["threads must be a whole number from 1 to 1024, got 0"]),
         (["--threads", "many"], ["--threads"]),
         (["--backend", "openvino"], ["mixformerv2 export"]),
         (["--colour", "red"], ["No such option", "--colour", "see mixformerv2 track --help"]),

@@ -85,11 +85,12 @@ def bench(
         rounds=rounds,
         operators=operators,
     )
-    for path in (card, card and card.with_suffix(".txt")):
-        if path is not None:
-            check_writable(path, overwrite)
     if card is not None:
         check_card(card)
+        for path in (card, card.with_suffix(".txt")):
+            if json_path is not None and path.resolve() == json_path.resolve():
+                raise ValueError(f"--json and --card would both write {path}: give them names of their own")
+            check_writable(path, overwrite)
     wide = Console(width=max(WIDTH, out.width))  # a pipe, too, has room for the tables
     with json_document(json_path, overwrite) as write_json:
         with _progress() as progress:

@@ -22,6 +22,7 @@ from mixformerv2.cli.common import (
     warn,
 )
 from mixformerv2.files import refuse_existing
+from mixformerv2.interrupts import as_keyboard_interrupts
 
 if TYPE_CHECKING:
     from mixformerv2.evaluate.proof import Clip, Drift, Proof
@@ -51,18 +52,19 @@ def export(
     """Make a model for other runtimes; it replays a clip against torch, and is refused where it drifts."""
     need_torch("export")
     from mixformerv2.runtime.backend import shipped_models
+    from mixformerv2.runtime.export import CONFIG_FILE, files_of, has_config_of, need_packages
     from mixformerv2.runtime.export import export as export_model
-    from mixformerv2.runtime.export import files_of, need_packages
 
     targets = list(dict.fromkeys(target or ["onnx"]))
     need_packages(targets)
     files = files_of(targets)
     for file in files:
-        refuse_existing(folder / file, overwrite)
+        if file != CONFIG_FILE or not has_config_of(folder, source):  # it belongs to all targets of a folder
+            refuse_existing(folder / file, overwrite)
     trial = _Trial(_clip(clip, box, truth), force)
     with json_document(json_path, overwrite) as write_json:
         try:
-            with err.status("exporting, then replaying a clip"):
+            with as_keyboard_interrupts(), err.status("exporting, then replaying a clip"):
                 export_model(source, folder, targets, batch, trial.check)
         finally:
             trial.report(write_json)

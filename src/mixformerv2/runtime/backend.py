@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.resources
 import importlib.util
 import json
+import re
 import struct
 import warnings
 from collections.abc import Callable, Sequence
@@ -20,6 +21,9 @@ WEIGHTS_FILE = "model.safetensors"
 ENCODE_GRAPH = "encode_templates.onnx"
 SEARCH_GRAPH = "search.onnx"
 INT8_GRAPH, INT8_WEIGHTS = "search.int8.xml", "search.int8.bin"
+# Where a tensor of an ONNX file lies in another file: two of the entries of its field external_data.
+_CONSTANT = re.compile(rb"\n\x06offset\x12.(\d+).{0,8}?\n\x06length\x12.(\d+)", re.DOTALL)
+_MOST_THREADS = 1024
 
 BACKENDS = ("openvino", "onnxruntime", "torch")
 PRECISIONS = ("f32", "bf16", "f16", "int8")
@@ -85,8 +89,10 @@ def open_backend(
         raise ValueError(f"no backend is called {backend!r}: choose one of auto, {', '.join(BACKENDS)}")
     if precision not in ("auto", *PRECISIONS):
         raise ValueError(f"no precision is called {precision!r}: choose one of auto, {', '.join(PRECISIONS)}")
-    if threads is not None and threads < 1:
-        raise ValueError(f"threads must be at least 1, got {threads}")
+    if not isinstance(device, str):
+        raise ValueError(f"a device is a name, such as cpu, got {device!r}")
+    if threads is not None and (type(threads) is not int or not 1 <= threads <= _MOST_THREADS):
+        raise ValueError(f"threads must be a whole number from 1 to {_MOST_THREADS}, got {threads!r}")
     weights = find_weights(model)
     has_graphs = all((weights.parent / graph).is_file() for graph in (ENCODE_GRAPH, SEARCH_GRAPH))
     has_graphs = has_graphs and weights.name == WEIGHTS_FILE
@@ -134,6 +140,8 @@ def find_weights(model: str | Path) -> Path:
 
     A Path is a folder or a file, whatever it is called.
     """
+    if not isinstance(model, str | Path):
+        raise ValueError(f"a model is a name or a path, got {model!r}")
     shipped, path = shipped_models(), Path(model)
     if isinstance(model, str) and model in shipped:
         if (path / WEIGHTS_FILE).is_file():
@@ -143,6 +151,8 @@ def find_weights(model: str | Path) -> Path:
         return shipped[model]
     if (path / WEIGHTS_FILE).is_file():
         return path / WEIGHTS_FILE
+    if path.is_file() and path.suffix in (".onnx", ".xml") and (path.parent / WEIGHTS_FILE).is_file():
+        raise ValueError(f"{path} is a graph of the model in {path.parent}: name that folder")
     if path.is_file():
         return path
     if path.is_dir():
@@ -170,6 +180,21 @@ def of_fixed_batch(batch: int, targets: int) -> str:
     return f"this model was exported with --batch {batch}, it does not take {targets} at once: export without --batch"
 
 
+def check_graph(graph: Path) -> None:
+    """Raises ValueError where the graph points into other weights than those beside it.
+
+    An exported graph holds none: each of its constants is the place of a whole tensor in the weights file.
+    """
+    constants = {(int(offset), int(length)) for offset, length in _CONSTANT.findall(graph.read_bytes())}
+    start, header = _header_of(graph.parent / WEIGHTS_FILE)
+    tensors = {
+        (start + first, end - first)
+        for first, end in (entry["data_offsets"] for name, entry in header.items() if name != "__metadata__")
+    }
+    if not constants <= tensors:
+        raise ValueError(damaged(graph))
+
+
 def damaged(graph: Path) -> str:
     """The sentence for a graph that a runtime cannot read."""
     return f"{graph} is damaged or does not belong to the weights beside it: export the model again"
@@ -182,11 +207,9 @@ def read_config(weights: Path) -> Config:
     """
     size = weights.stat().st_size
     try:
-        with weights.open("rb") as file:
-            (length,) = struct.unpack("<Q", file.read(8))
-            header = json.loads(file.read(min(length, size)))
+        start, header = _header_of(weights)
         text = header.pop("__metadata__")["config"]
-        end = 8 + length + max(entry["data_offsets"][1] for entry in header.values())
+        end = start + max(entry["data_offsets"][1] for entry in header.values())
     except (struct.error, ValueError, KeyError, TypeError, AttributeError):
         raise ValueError(
             f"{weights} is not a mixformerv2 checkpoint: `mixformerv2 convert` makes one of a published .pth.tar file"
@@ -197,3 +220,10 @@ def read_config(weights: Path) -> Config:
         return Config.from_json(text)
     except ValueError as error:
         raise ValueError(f"{weights}: {error}") from None
+
+
+def _header_of(weights: Path) -> tuple[int, dict[str, Any]]:
+    """Where the tensors begin, and what a safetensors file says of them."""
+    with weights.open("rb") as file:
+        (length,) = struct.unpack("<Q", file.read(8))
+        return 8 + length, json.loads(file.read(min(length, weights.stat().st_size)))

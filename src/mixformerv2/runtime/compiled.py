@@ -44,13 +44,16 @@ def digest(files: Iterable[Path]) -> str:
 
 
 def _digest_of_file(file: Path) -> bytes:
+    # The file itself, not a link to it, which may point elsewhere next time; and when it last changed in any way.
+    file = file.resolve()
     about = file.stat()
-    return _digest_of_content(file, about.st_size, about.st_mtime_ns)
+    which = (about.st_dev, about.st_ino, about.st_size, about.st_mtime_ns, about.st_ctime_ns)
+    return _digest_of_content(file, *which)
 
 
 @functools.cache
 def _digest_of_content(file: Path, *_: int) -> bytes:
-    """Once for each size and time of a file: those of weights are asked for three times as a model opens."""
+    """Once for each state of a file: those of weights are asked for as a model opens, and as its graphs are kept."""
     return hashlib.sha256(file.read_bytes()).digest()
 
 

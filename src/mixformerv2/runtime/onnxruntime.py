@@ -14,6 +14,7 @@ from mixformerv2.runtime.backend import (
     SEARCH_GRAPH,
     WEIGHTS_FILE,
     Located,
+    check_graph,
     damaged,
     of_fixed_batch,
     read_config,
@@ -38,7 +39,7 @@ class OnnxRuntimeBackend:
         self._providers = _providers("cpu" if device == "auto" else device.lower())
         self.config = read_config(folder / WEIGHTS_FILE)
         options = ort.SessionOptions()
-        options.log_severity_level = 3
+        options.log_severity_level = 4  # its errors are raised, too
         if threads is not None:
             options.intra_op_num_threads = threads
         self._encoder, self._searcher = (
@@ -49,6 +50,7 @@ class OnnxRuntimeBackend:
         self._cache_names = [entry.name for entry in cache]
 
     def _read(self, graph: Path, options: ort.SessionOptions) -> ort.InferenceSession:
+        check_graph(graph)
         try:
             session = ort.InferenceSession(graph, options, providers=self._providers)
         except Exception as error:  # the runtime's own exceptions have no common base

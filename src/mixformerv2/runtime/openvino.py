@@ -22,6 +22,7 @@ from mixformerv2.runtime.backend import (
     SEARCH_GRAPH,
     WEIGHTS_FILE,
     Located,
+    check_graph,
     damaged,
     files_of_graphs,
     of_fixed_batch,
@@ -161,9 +162,8 @@ class OpenVINOBackend:
             self._options["INFERENCE_NUM_THREADS"] = threads
         encoder = self._read(folder / ENCODE_GRAPH)
         searcher = int8 or self._read(folder / SEARCH_GRAPH)
-        self._source = compiled.digest(
-            folder / file for file in (WEIGHTS_FILE, *files_of_graphs(self.precision))
-        )
+        self._files = [folder / file for file in (WEIGHTS_FILE, *files_of_graphs(self.precision))]
+        self._source = compiled.digest(self._files)
         if floating == "bf16":  # else every search would convert keys and values anew
             encoder, searcher = _of_bf16_cache(encoder), search_of_bf16_cache(searcher)
         self._graphs = {ENCODE_GRAPH: encoder, SEARCH_GRAPH: searcher}
@@ -171,7 +171,17 @@ class OpenVINOBackend:
         self._compiling = Lock()
         self._process = os.getpid()
 
+    def _check_files(self) -> None:
+        """What was compiled of files that changed meanwhile must not be taken for what they hold now."""
+        try:
+            changed = compiled.digest(self._files) != self._source
+        except OSError:  # gone, as a folder for the time being
+            return
+        if changed:
+            raise ValueError(f"{self._files[0].parent} has changed since it was opened: open the model again")
+
     def _read(self, graph: Path) -> ov.Model:
+        check_graph(graph)
         try:
             model = self._core.read_model(graph)
         except RuntimeError:
@@ -185,7 +195,7 @@ class OpenVINOBackend:
         """A fork copies no threads: OpenVINO would wait for its own for ever."""
         if os.getpid() != self._process:
             raise ValueError(
-                "this model was loaded before the process was forked: load it in each process, or start processes by "
+                "this model was loaded before the process was forked, and its threads are not here: start processes by "
                 'the method "spawn"'
             )
 
@@ -262,6 +272,7 @@ class OpenVINOBackend:
             except RuntimeError:  # of a build of OpenVINO that only calls itself the same
                 compiled.remove(name)
         model = self._core.compile_model(graph, self._device, options)
+        self._check_files()
         content = io.BytesIO()
         model.export_model(content)
         compiled.save(name, content.getvalue())

@@ -39,6 +39,13 @@ class QuantiseConfig:
     max_drift: float = 0.003  # mean distance of a side from where f32 sees it, in sides of the crop
     held_out: int = 4  # every so many examples one is for checking and not for calibration
 
+    def __post_init__(self) -> None:
+        if not 0 <= self.max_drift < 1 or self.held_out < 2:
+            raise ValueError(
+                f"max_drift must be at least 0 and below 1, and held_out at least 2, got {self.max_drift} and "
+                f"{self.held_out}"
+            )
+
 
 @dataclass(frozen=True)
 class Quantised:

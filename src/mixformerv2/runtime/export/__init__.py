@@ -11,8 +11,16 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from mixformerv2.config import Config
 from mixformerv2.model import checkpoint
-from mixformerv2.runtime.backend import ENCODE_GRAPH, SEARCH_GRAPH, WEIGHTS_FILE, Backend, find_weights
+from mixformerv2.runtime.backend import (
+    ENCODE_GRAPH,
+    SEARCH_GRAPH,
+    WEIGHTS_FILE,
+    Backend,
+    find_weights,
+    read_config,
+)
 from mixformerv2.runtime.export.graphs import Pair
 from mixformerv2.runtime.export.loaded import OneOfMany
 from mixformerv2.runtime.torch import NetworkBackend
@@ -90,20 +98,43 @@ def export(
         raise ValueError(
             f"a fixed batch holds one online template, and {source} keeps {config.tracker.online_templates}"
         )
-    is_new = not folder.exists()
+    _check_others(folder, targets, config)
+    made = [place for place in (folder, *folder.parents) if not place.exists()]
     folder.mkdir(parents=True, exist_ok=True)
     try:
         with tempfile.TemporaryDirectory(prefix=".export-", dir=folder) as unfinished:
             for name in targets:
                 _make(name, Pair(network, config, batch), Path(unfinished), check)
-            (Path(unfinished) / CONFIG_FILE).write_text(config.to_json() + "\n")
+            (Path(unfinished) / CONFIG_FILE).write_text(_config_text(config))
             for file in files_of(targets):
                 os.replace(Path(unfinished) / file, folder / file)
     except BaseException:
-        if is_new:
-            with contextlib.suppress(OSError):  # it may hold what somebody else put there meanwhile
-                folder.rmdir()
+        with contextlib.suppress(OSError):  # one may hold what somebody else put there meanwhile
+            for place in made:
+                place.rmdir()
         raise
+
+
+def _config_text(config: Config) -> str:
+    return config.to_json() + "\n"
+
+
+def has_config_of(folder: Path, source: str | Path) -> bool:
+    """Whether the folder's ``config.json`` is that of the model already."""
+    path = folder / CONFIG_FILE
+    return path.is_file() and path.read_text() == _config_text(read_config(find_weights(source)))
+
+
+def _check_others(folder: Path, targets: Iterable[str], config: Config) -> None:
+    """All targets of a folder share its config: others there must be of the same one."""
+    path, written = folder / CONFIG_FILE, files_of(targets)
+    if not path.is_file() or path.read_text() == _config_text(config):
+        return
+    others = [file for file in files_of(TARGETS) if file not in written and (folder / file).exists()]
+    if others:
+        raise ValueError(
+            f"{folder} has {others[0]} of a model with another {CONFIG_FILE}: choose another folder, or delete it"
+        )
 
 
 def _make(name: str, pair: Pair, folder: Path, check: Check | None) -> None:
