@@ -246,12 +246,13 @@ def test_models_that_come_and_go_leave_a_process_that_survives_a_signal() -> Non
     assert (ended.returncode, ended.stdout) == (0, "told\n"), ended.stderr
 
 
-def test_a_model_that_was_loaded_before_a_fork_says_so_where_it_would_wait_for_ever() -> None:
-    code = """
+@pytest.mark.parametrize("name", ["openvino", "onnxruntime", "torch"])
+def test_a_model_that_was_loaded_before_a_fork_says_so_where_it_would_wait_for_ever(name: str) -> None:
+    code = f"""
 import multiprocessing, numpy as np
 from mixformerv2 import Tracker
 frame, box = np.zeros((90, 90, 3), np.uint8), (30, 30, 20, 20)
-tracker = Tracker("tiny", backend="openvino")
+tracker = Tracker("tiny", backend="{name}", threads=2)
 tracker.init(frame, box)
 def in_the_child(call, *given):
     try: call(*given)

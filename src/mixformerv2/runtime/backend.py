@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.resources
 import importlib.util
 import json
+import os
 import re
 import struct
 import warnings
@@ -178,6 +179,17 @@ def find_weights(model: str | Path) -> Path:
 def of_fixed_batch(batch: int, targets: int) -> str:
     """What is wrong with graphs that hold a fixed number of targets."""
     return f"this model was exported with --batch {batch}, it does not take {targets} at once: export without --batch"
+
+
+def check_process(process: int) -> None:
+    """Raises ValueError in another process than that which loaded a model: a fork copies no threads, and runtimes would
+    wait for theirs for ever.
+    """
+    if os.getpid() != process:
+        raise ValueError(
+            "this model was loaded before the process was forked, and its threads are not here: start processes by "
+            'the method "spawn"'
+        )
 
 
 def check_graph(graph: Path) -> None:

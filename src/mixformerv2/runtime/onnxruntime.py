@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from mixformerv2.runtime.backend import (
     WEIGHTS_FILE,
     Located,
     check_graph,
+    check_process,
     damaged,
     of_fixed_batch,
     read_config,
@@ -42,6 +44,8 @@ class OnnxRuntimeBackend:
         options.log_severity_level = 4  # its errors are raised, too
         if threads is not None:
             options.intra_op_num_threads = threads
+        self._process = os.getpid()
+        self._has_threads = threads != 1
         self._encoder, self._searcher = (
             self._read(folder / graph, options) for graph in (ENCODE_GRAPH, SEARCH_GRAPH)
         )
@@ -62,14 +66,16 @@ class OnnxRuntimeBackend:
             )
         return session
 
-    def _check_batch(self, targets: int) -> None:
+    def _check(self, targets: int) -> None:
+        if self._has_threads:
+            check_process(self._process)
         if isinstance(self._batch, int) and self._batch != targets:
             raise ValueError(of_fixed_batch(self._batch, targets))
 
     def encode_templates(
         self, template: UInt8[np.ndarray, "b side side 3"], online: UInt8[np.ndarray, "b online side side 3"]
     ) -> dict[str, Float[np.ndarray, "b tokens dim"]]:
-        self._check_batch(len(template))
+        self._check(len(template))
         outputs = self._encoder.run(None, {"template": template, "online": online})
         return dict(zip(self._cache_names, outputs, strict=True))
 
@@ -83,7 +89,7 @@ class OnnxRuntimeBackend:
         crop: UInt8[np.ndarray, "b side side 3"],
         cache: dict[str, Float[np.ndarray, "b tokens dim"]],
     ) -> Located:
-        self._check_batch(len(crop))
+        self._check(len(crop))
         return Located(*self._searcher.run(None, {"crop": crop} | cache))
 
 

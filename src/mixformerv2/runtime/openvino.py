@@ -23,6 +23,7 @@ from mixformerv2.runtime.backend import (
     WEIGHTS_FILE,
     Located,
     check_graph,
+    check_process,
     damaged,
     files_of_graphs,
     of_fixed_batch,
@@ -191,18 +192,10 @@ class OpenVINOBackend:
             raise ValueError(of_fixed_batch(targets.get_length(), 1))
         return model
 
-    def _check_process(self) -> None:
-        """A fork copies no threads: OpenVINO would wait for its own for ever."""
-        if os.getpid() != self._process:
-            raise ValueError(
-                "this model was loaded before the process was forked, and its threads are not here: start processes by "
-                'the method "spawn"'
-            )
-
     def encode_templates(
         self, template: UInt8[np.ndarray, "b side side 3"], online: UInt8[np.ndarray, "b online side side 3"]
     ) -> list[_Templates]:
-        self._check_process()
+        check_process(self._process)
         encoded = []
         for one, several in zip(template[:, None], online[:, None], strict=True):
             shapes = {"template": one.shape, "online": several.shape}
@@ -216,7 +209,7 @@ class OpenVINOBackend:
         return [templates for cache in caches for templates in cache]
 
     def search(self, crop: UInt8[np.ndarray, "b side side 3"], cache: list[_Templates]) -> Located:
-        self._check_process()
+        check_process(self._process)
         goal = _ONE if len(cache) == 1 else _MANY
         requests = [self._request(templates, goal) for templates in cache]
         for request, pixels in zip(requests, crop, strict=True):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -16,7 +17,7 @@ from mixformerv2.model import checkpoint
 from mixformerv2.model.attention import KeyValue
 from mixformerv2.model.backbone import FoldedPatchEmbed, PatchEmbed, TemplateCache, TemplateTokens
 from mixformerv2.model.network import Network
-from mixformerv2.runtime.backend import Located
+from mixformerv2.runtime.backend import Located, check_process
 from mixformerv2.runtime.recorded import Recordings, record_on_gpu
 
 _DTYPES = {"f32": torch.float32, "bf16": torch.bfloat16, "f16": torch.float16}
@@ -41,7 +42,7 @@ class NetworkBackend:
         if network.training:
             raise ValueError("the network must be in evaluation mode to track: call network.eval() first")
         self._network, self.config = network, config
-        self._device = next(network.parameters()).device
+        self._device, self._process = next(network.parameters()).device, os.getpid()
         self.precision = precision
         if precision == "auto":
             self.precision = "f32" if self._device.type == "cpu" else "bf16"
@@ -55,6 +56,10 @@ class NetworkBackend:
             self._device.type, dtype=_DTYPES[self.precision], enabled=self.precision != "f32"
         )
 
+    def _check_process(self) -> None:
+        if self._device.type == "cpu" and torch.get_num_threads() > 1:
+            check_process(self._process)
+
     def _tensor(
         self, crops: UInt8[np.ndarray, "*any side side 3"]
     ) -> UInt8[torch.Tensor, "*any side side 3"]:
@@ -65,6 +70,7 @@ class NetworkBackend:
     def encode_templates(
         self, template: UInt8[np.ndarray, "b side side 3"], online: UInt8[np.ndarray, "b online side side 3"]
     ) -> TemplateCache:
+        self._check_process()
         return self._encoded(self._tensor(template), self._tensor(online))
 
     def _encoded(
@@ -83,6 +89,7 @@ class NetworkBackend:
 
     @torch.inference_mode()
     def search(self, crop: UInt8[np.ndarray, "b side side 3"], cache: TemplateCache) -> Located:
+        self._check_process()
         answer = self._answer(self._tensor(crop), cache).cpu().numpy()
         return Located(answer[:, :4], answer[:, 4])
 
