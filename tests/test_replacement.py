@@ -252,5 +252,6 @@ def test_one_block_can_stand_for_the_whole_teacher() -> None:
     model = replacement(dataclasses.replace(STUDENT, depth=1))
     with torch.inference_mode():
         alone, none = model(*crops(), chosen=(True,)), model(*crops(), chosen=(False,))
-    assert_equal_answers(alone.mixed, answer(model.student))
+        expected = answer(model.student)
+    assert_equal_answers(alone.mixed, expected)
     assert [tokens.shape[1] for tokens in (*none.mixed_features, *none.teacher_features)] == [4, 4]
