@@ -22,9 +22,8 @@ BoxesLike = ArrayLike | tuple[float, ...]  # checked while running, numpy's own 
 Frame = UInt8[np.ndarray, "height width 3"]
 Crop = UInt8[np.ndarray, "side side 3"]
 
-_LAID_OUT = (
-    16  # a window over the border that is so many crops wide, or less, is laid out in full: that is faster
-)
+# A window over the border that is so many crops wide, or less, is laid out in full: that is faster.
+_LAID_OUT = 16
 
 
 def xywh_to_xyxy(boxes: BoxesLike) -> Boxes:
