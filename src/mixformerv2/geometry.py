@@ -74,6 +74,25 @@ def check_box_xywh(box: Any) -> Box:
     return xywh_to_xyxy(values)
 
 
+def check_on_frame(box: Any, frame_size: tuple[int, int]) -> Box:
+    """As ``check_box_xywh``, of a box that overlaps the frame; ``frame_size`` is (width, height).
+
+    Raises ValueError for one wholly outside, too.
+    """
+    box_frame = check_box_xywh(box)
+    width, height = frame_size
+    if not area(np.clip(box_frame, 0, np.tile([width, height], 2))) > 0:
+        raise ValueError(
+            f"the box {as_text(box_frame)} lies outside the frame of {width} x {height} px: it must overlap it"
+        )
+    return box_frame
+
+
+def as_text(box_frame: Box) -> str:
+    """``x,y,w,h``, as a person writes them."""
+    return ",".join(f"{value:g}" for value in xyxy_to_xywh(box_frame))
+
+
 def rescale(box: Box, factors: Float[np.ndarray, "2"]) -> Box:
     """The box with width and height multiplied by ``factors``, its centre where it was."""
     grown = (box[2:] - box[:2]) * (factors - 1) / 2
@@ -164,9 +183,10 @@ class CropWindow:
 
         The window begins at ``left``, ``top`` of ``inside``.
         """
-        px, at = self.out_px, (np.arange(self.out_px) + 0.5) * self.side / self.out_px - 0.5
-        first = np.floor(at.astype(np.float32)).astype(int)
-        behind = at.astype(np.float32) - first
+        px = self.out_px
+        at = ((np.arange(px) + 0.5) * self.side / px - 0.5).astype(np.float32)
+        first = np.floor(at).astype(int)
+        behind = at - first
         near, far = np.rint(2048 * np.stack([1 - behind, behind])).astype(np.int32)
         taken = np.concatenate([first, first + 1])  # above and below, left and right
         rows, columns = taken + top, taken + left

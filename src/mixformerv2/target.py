@@ -257,16 +257,12 @@ def _sides(box_frame: geometry.Box) -> Float[np.ndarray, "2"]:
 def _inside(box: Any, frame_size: tuple[int, int]) -> geometry.Box:
     """A person's ``x, y, w, h`` as a box on the frame; one that reaches over the border is clipped, with a warning."""
     width, height = frame_size
-    box_frame = geometry.check_box_xywh(box)
+    box_frame = geometry.check_on_frame(box, frame_size)
     inside = np.clip(box_frame, 0, np.tile([width, height], 2))
-    if not geometry.area(inside) > 0:
-        raise ValueError(
-            f"the box {_as_text(box_frame)} lies outside the frame of {width} x {height} px: it must overlap it"
-        )
     if not np.array_equal(inside, box_frame):
         warnings.warn(
-            f"the box {_as_text(box_frame)} reaches over the border of the frame of {width} x {height} px: "
-            f"clipped to {_as_text(inside)}",
+            f"the box {geometry.as_text(box_frame)} reaches over the border of the frame of {width} x {height} px: "
+            f"clipped to {geometry.as_text(inside)}",
             stacklevel=_frames_of_ours() + 1,
         )
     return inside
@@ -279,7 +275,3 @@ def _frames_of_ours() -> int:
     while frame is not None and frame.f_globals.get("__name__", "").split(".")[0] == __package__:
         frame, count = frame.f_back, count + 1
     return count
-
-
-def _as_text(box_frame: geometry.Box) -> str:
-    return ",".join(f"{value:g}" for value in geometry.xyxy_to_xywh(box_frame))

@@ -144,12 +144,7 @@ def follow(
 
 def _drawn_on(picture: geometry.Frame, box_xywh: Iterable[float]) -> geometry.Box:
     """The box, xyxy. Raises ValueError where it is none, or lies outside the picture."""
-    box_frame = geometry.check_box_xywh(list(box_xywh))
-    height, width = picture.shape[:2]
-    if not geometry.area(np.clip(box_frame, 0, [width, height, width, height])) > 0:
-        x, y, w, h = geometry.xyxy_to_xywh(box_frame)
-        raise ValueError(f"the box {x:g},{y:g},{w:g},{h:g} lies outside the frame of {width} x {height} px")
-    return box_frame
+    return geometry.check_on_frame(list(box_xywh), picture.shape[1::-1])
 
 
 def _touches(boxes_frame: Float[np.ndarray, "n 4"], picture: geometry.Frame) -> Bool[np.ndarray, "n 4"]:

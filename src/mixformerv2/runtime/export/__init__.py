@@ -121,15 +121,19 @@ def _config_text(config: Config) -> str:
 
 def has_config_of(folder: Path, source: str | Path) -> bool:
     """Whether the folder's ``config.json`` is that of the model already."""
+    return _has_config(folder, read_config(find_weights(source)))
+
+
+def _has_config(folder: Path, config: Config) -> bool:
     path = folder / CONFIG_FILE
-    return path.is_file() and path.read_text() == _config_text(read_config(find_weights(source)))
+    return path.is_file() and path.read_text() == _config_text(config)
 
 
 def _check_others(folder: Path, targets: Iterable[str], config: Config) -> None:
     """All targets of a folder share its config: others there must be of the same one."""
-    path, written = folder / CONFIG_FILE, files_of(targets)
-    if not path.is_file() or path.read_text() == _config_text(config):
+    if not (folder / CONFIG_FILE).is_file() or _has_config(folder, config):
         return
+    written = files_of(targets)
     others = [file for file in files_of(TARGETS) if file not in written and (folder / file).exists()]
     if others:
         raise ValueError(
