@@ -67,3 +67,26 @@ def test_in_another_thread_nothing_changes() -> None:
     thread.start()
     thread.join()
     assert found == before
+
+
+def test_what_is_held_is_interrupted_at_its_end() -> None:
+    done: list[str] = []
+    with as_keyboard_interrupts() as interrupts:
+        with pytest.raises(KeyboardInterrupt, match="SIGTERM"), interrupts.held():
+            signal.raise_signal(signal.SIGTERM)
+            signal.raise_signal(signal.SIGINT)
+            done.append("the rest of it")
+        with interrupts.held():
+            done.append("what comes then")
+    assert done == ["the rest of it", "what comes then"]
+
+
+def test_an_interrupt_that_was_held_comes_after_an_error() -> None:
+    with (
+        as_keyboard_interrupts() as interrupts,
+        pytest.raises(KeyboardInterrupt) as caught,
+        interrupts.held(),
+    ):
+        signal.raise_signal(signal.SIGINT)
+        raise ValueError("of the work")
+    assert isinstance(caught.value.__context__, ValueError)

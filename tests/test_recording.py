@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -293,6 +294,72 @@ def test_a_source_that_fails_midway_leaves_whole_files_of_what_came_before(
     assert len(read_results(folder / "out.csv")) == num_frames(folder / "out.mp4") == 5
 
 
+def test_a_signal_while_a_frame_is_written_leaves_as_many_rows_as_pictures(
+    tracker: Tracker, clip: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write, came = OverlayVideo.write, []
+
+    def interrupted(video: OverlayVideo, frame: Frame) -> None:
+        if video.num_frames == 4 and not came:
+            came.append(True)
+            signal.raise_signal(signal.SIGTERM)
+        write(video, frame)
+
+    monkeypatch.setattr(OverlayVideo, "write", interrupted)
+    summary = record(clip, BOX, tracker, everything(folder))
+    assert (summary.frames, summary.interrupted) == (5, True)
+    assert len(read_results(folder / "out.csv")) == num_frames(folder / "out.mp4") == 5
+
+
+def test_a_signal_while_files_are_finished_loses_none(
+    tracker: Tracker, clip: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    close = OverlayVideo.close
+
+    def interrupted(video: OverlayVideo) -> None:
+        signal.raise_signal(signal.SIGTERM)
+        close(video)
+
+    monkeypatch.setattr(OverlayVideo, "close", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        record(clip, BOX, tracker, everything(folder))
+    assert names(folder) == ["out.csv", "out.mp4", "out.png"]
+    assert len(read_results(folder / "out.csv")) == num_frames(folder / "out.mp4") == NUM_FRAMES
+
+
+@pytest.mark.parametrize("num_kept", [None, 2])
+def test_a_first_frame_that_cannot_be_written_leaves_the_rows_that_were_there(
+    tracker: Tracker, clip: Path, folder: Path, monkeypatch: pytest.MonkeyPatch, num_kept: int | None
+) -> None:
+    def fail(*_: Any) -> None:
+        raise OSError("the disk is full")
+
+    monkeypatch.setattr(OverlayVideo, "write", fail)
+    (folder / "out.csv").write_text("frame,x,y,w,h,score,state\n" + "0,1,2,3,4,1.0,tracking\n" * 3)
+    before = (folder / "out.csv").read_text()
+    kept = tuple(read_results(folder / "out.csv")[:num_kept]) if num_kept else None
+    with pytest.raises(OSError, match="^the disk is full$"):
+        record(clip, BOX, tracker, everything(folder, overwrite=True, kept=kept))
+    assert names(folder) == ["out.csv"]
+    assert (folder / "out.csv").read_text() == before
+
+
+def test_a_frame_that_cannot_be_written_later_is_an_error_that_says_what_is_there(
+    tracker: Tracker, clip: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write = OverlayVideo.write
+
+    def fail(video: OverlayVideo, frame: Frame) -> None:
+        if video.num_frames == 3:
+            raise OSError("the disk is full")
+        write(video, frame)
+
+    monkeypatch.setattr(OverlayVideo, "write", fail)
+    with pytest.raises(OSError, match="the disk is full; what was tracked before, 3 frames, is written"):
+        record(clip, BOX, tracker, everything(folder))
+    assert len(read_results(folder / "out.csv")) == num_frames(folder / "out.mp4") == 3
+
+
 @pytest.mark.parametrize("box", [(500, 500, 5, 5), (1, 1, 0, 5)])
 def test_a_wrong_box_leaves_nothing(tracker: Tracker, clip: Path, folder: Path, box: Any) -> None:
     with pytest.raises(ValueError, match="box"):
@@ -403,3 +470,21 @@ def test_a_picture_among_those_that_are_tracked_is_not_replaced(
     record(
         folder / pattern, BOX, tracker, Outputs(results=folder / "boxes.csv", overwrite=True)
     )  # no picture
+
+
+def test_a_picture_that_would_join_those_that_are_tracked_is_refused(folder: Path, tracker: Tracker) -> None:
+    for index in range(2):
+        cv2.imwrite(str(folder / f"{index}.png"), tiny.square_frame(index))
+    for source in (folder, folder / "*.png"):
+        with pytest.raises(ValueError, match=r"new\.png would be one of the images that are read"):
+            record(source, BOX, tracker, Outputs(contact_sheet=folder / "new.png"))
+    record(folder / "?.png", BOX, tracker, Outputs(contact_sheet=folder / "new.png"))
+    assert names(folder) == ["0.png", "1.png", "new.png"]
+
+
+def test_two_outputs_of_one_name_are_refused(clip: Path, folder: Path, tracker: Tracker) -> None:
+    (folder / "link.csv").symlink_to(folder / "same.mp4")
+    for results in (folder / "same.mp4", folder / "link.csv"):
+        with pytest.raises(ValueError, match="is to be written twice, and one would be lost: name two files"):
+            record(clip, BOX, tracker, Outputs(folder / "same.mp4", results, "csv", overwrite=True))
+    assert names(folder) == ["link.csv"]

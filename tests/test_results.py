@@ -219,6 +219,33 @@ def test_rows_are_on_the_disk_as_soon_as_they_are_written(tmp_path: Path) -> Non
         assert len(partial.read_text().splitlines()) == 2
 
 
+def test_on_a_full_disk_whole_rows_are_kept_and_the_file_is_named(tmp_path: Path) -> None:
+    resource = pytest.importorskip("resource")  # not on Windows
+    path = tmp_path / "a.csv"
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (200, limits[1]))
+    try:
+        with (
+            pytest.raises(OSError, match=f"^{re.escape(str(path))} cannot be written: "),
+            ResultFile.open(path) as results,
+        ):
+            for frame in range(100):
+                results.write(frame, RESULTS[0])
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    rows = read_results(path)
+    assert [row.frame for row in rows] == list(range(len(rows)))
+    assert 3 <= len(rows) < 10
+    assert [path.name for path in tmp_path.iterdir()] == ["a.csv"]
+
+
+def test_a_file_that_is_replaced_keeps_who_may_read_it(tmp_path: Path) -> None:
+    write(tmp_path / "a.csv")
+    (tmp_path / "a.csv").chmod(0o600)
+    write(tmp_path / "a.csv", overwrite=True)
+    assert (tmp_path / "a.csv").stat().st_mode & 0o777 == 0o600
+
+
 def test_a_link_is_followed_to_the_file_that_it_names(tmp_path: Path) -> None:
     (tmp_path / "real.csv").write_text("old")
     (tmp_path / "link.csv").symlink_to("real.csv")

@@ -64,12 +64,20 @@ def test_a_frame_is_drawn_with_rulers_instead_of_tracking(run: Run, home: Path) 
     again = ("track", "clip.mp4", "--rulers", "frame.png")
     assert_refused(run(*again), "frame.png exists already")
     assert_refused(run(*again, "--box", "1,2,3,4"), "leave out --box")
+    assert_refused(run(*again, "--keep-before"), "leave out --keep-before")
+    assert_refused(run(*again, "--results-format", "csv"), "leave out --results-format")
+    (home / "images").mkdir()
+    (home / "images" / "0.png").write_bytes((home / "frame.png").read_bytes())
+    among = ("track", "images", "--rulers", "images/0.png", "--overwrite")
+    assert_refused(run(*among), "images/0.png is read, and would be lost")
+    assert_refused(run(*among[:3], "images/1.png"), "images/1.png would be one of the images that are read")
     assert_refused(run(*again, "--output", "a.mp4", "--results", "a.csv"), "leave out --output and --results")
     assert_refused(
         run("track", "clip.mp4", "--rulers", "frame.mp4"), "must end in .png or .jpg, got frame.mp4"
     )
     assert run(*again, "--overwrite").code == 0
-    assert sorted(content(home)) == ["clip.mp4", "frame.png", "model.safetensors"]
+    names = ["clip.mp4", "frame.png", "images", "images/0.png", "model.safetensors"]
+    assert sorted(set(content(home)) | {"images"}) == names
 
 
 def test_brackets_in_the_name_of_a_file_are_no_markup(track: Run, home: Path) -> None:
@@ -330,7 +338,7 @@ def test_wrong_boxes_of_many_targets_are_refused_in_one_line(
         (["nothing"], ["folder nothing must hold images"]),
         (["half.mp4"], ["half.mp4"]),
         (["clip.mp4", "--start-frame", "12"], ["start_frame must be below 12"]),
-        (["clip.mp4", "--start-frame", "-1"], ["start_frame must be 0 or more"]),
+        (["clip.mp4", "--start-frame", "-1"], ["start_frame must be a whole number from 0 on"]),
         (["clip.mp4", "--start-frame", "two"], ["--start-frame", "see mixformerv2 track --help"]),
     ],
     ids=str,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import secrets
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -46,6 +47,8 @@ class PartialFile:
         """Raises FileExistsError if there is a `target` by now that was not to be replaced; what was written is kept
         under another name, which the error has.
         """
+        if self._overwrite and self.target.exists():
+            shutil.copymode(self.target, self.path)
         if self._overwrite or not self.target.exists():
             os.replace(self.path, self.target)
             return

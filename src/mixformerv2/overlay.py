@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import colorsys
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from fractions import Fraction
 from pathlib import Path
 from types import TracebackType
@@ -138,11 +139,14 @@ class OverlayVideo:
         self._closed = False
 
     def write(self, frame: Frame) -> None:
-        """Append one RGB uint8 (height, width, 3) frame."""
+        """Append one RGB uint8 (height, width, 3) frame.
+
+        Raises ValueError for a first frame that no encoder takes, OSError, naming the file, where it cannot be written.
+        """
         assert not self._closed
         if self._container is None:
             self._size = frame.shape[1], frame.shape[0]
-            self._container, self._stream = self._start()
+        container = self._container or self._start()
         if (frame.shape[1], frame.shape[0]) != self._size:
             frame = _letterbox(frame, self._size)
         width, height = self._size
@@ -151,12 +155,22 @@ class OverlayVideo:
             frame = np.asarray(padded, np.uint8)
         picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")
         picture = picture.reformat(format="yuv420p", dst_colorspace="ITU709")
-        self._container.mux(self._stream.encode(picture))
+        with self._named():
+            container.mux(self._stream.encode(picture))
         self.num_frames += 1
 
-    def _start(self) -> tuple[OutputContainer, av.VideoStream]:
+    @contextmanager
+    def _named(self) -> Iterator[None]:
+        """What FFmpeg says of a file with a passing name, said of this one."""
+        try:
+            yield
+        except av.FFmpegError as error:
+            raise OSError(f"{self.path} cannot be written: {error.strerror}") from error
+
+    def _start(self) -> OutputContainer:
         # The index at the front lets a browser play the file while it loads.
         container = av.open(str(self._partial.path), "w", options={"movflags": "+faststart"})
+        self._container = container
         encoder = next(name for name in ENCODERS if name in av.codecs_available)
         options = {"preset": "veryfast", "crf": "20"} if encoder == "libx264" else {}
         stream = container.add_stream(
@@ -168,7 +182,15 @@ class OverlayVideo:
         stream.codec_context.colorspace = _BT709
         if encoder != "libx264":
             stream.bit_rate = max(200_000, round(stream.width * stream.height * self.fps * 0.15))
-        return container, stream
+        try:
+            stream.codec_context.open()
+        except av.FFmpegError as error:
+            width, height = self._size
+            raise ValueError(
+                f"{self.path} cannot be written: the encoder {encoder} takes no frames of {width} x {height} px"
+            ) from error
+        self._stream = stream
+        return container
 
     def close(self) -> None:
         """Finish the video and move it into place; a second call does nothing."""
@@ -179,8 +201,9 @@ class OverlayVideo:
             return
         self._closed = True
         try:
-            self._container.mux(self._stream.encode(None))
-            self._container.close()
+            with self._named():
+                self._container.mux(self._stream.encode(None))
+                self._container.close()
             self._partial.commit()
         except BaseException:
             self._partial.discard()
@@ -193,7 +216,8 @@ class OverlayVideo:
         self._closed = True
         try:
             if self._container is not None:
-                self._container.close()
+                with suppress(av.FFmpegError):
+                    self._container.close()
         finally:
             self._partial.discard()
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import glob
+import os
 import time
-from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections import defaultdict, deque
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,7 @@ import numpy as np
 
 from mixformerv2.files import PartialFile
 from mixformerv2.images import Frame, is_image
-from mixformerv2.interrupts import as_keyboard_interrupts
+from mixformerv2.interrupts import Interrupts, as_keyboard_interrupts
 from mixformerv2.multitracker import MultiTracker
 from mixformerv2.overlay import OverlayVideo, draw, draw_many
 from mixformerv2.results import Result, ResultFile, ResultRow
@@ -38,18 +40,27 @@ class Outputs:
     """rows of the results that are there, which the new ones go on from; None: the new ones alone"""
 
     def check_apart(self, read: str | Path | int) -> None:
-        """Raises ValueError where one of them is what is read, or lies among its images: it would be lost."""
-        # A camera or an address is neither a file nor a pattern that matches one.
-        path = Path(str(read))
-        files = [path] if path.exists() else [Path(match) for match in glob.glob(str(read), recursive=True)]
-        for written in (self.video, self.results, self.contact_sheet):
-            if written is None or not written.exists():
-                continue
-            if any(
-                written.samefile(file) or (is_image(written) and written.parent.samefile(file))
-                for file in files
-            ):
-                raise ValueError(f"{written} is read, and would be lost: name another file to write to")
+        """Raises ValueError where one of them is another one, or is what is read: it would be lost."""
+        wanted = [path for path in (self.video, self.results, self.contact_sheet) if path is not None]
+        for number, written in enumerate(wanted):
+            if os.path.realpath(written) in map(os.path.realpath, wanted[:number]):
+                raise ValueError(f"{written} is to be written twice, and one would be lost: name two files")
+            check_apart(written, read)
+
+
+def check_apart(written: Path, read: str | Path | int) -> None:
+    """Raises ValueError where a file to write is what is read and would be lost, or would be one of its images."""
+    path = Path(str(read))  # a camera or an address is neither a file nor a pattern that matches one
+    files = [path] if path.exists() else [Path(match) for match in glob.glob(str(read), recursive=True)]
+    if path.is_dir():
+        joins = os.path.realpath(written.parent) == os.path.realpath(path)
+    else:
+        joins = bool(files) and fnmatch(os.path.abspath(written), os.path.abspath(path))
+    joins = joins and is_image(written)
+    if written.exists() and (joins or any(written.samefile(file) for file in files)):
+        raise ValueError(f"{written} is read, and would be lost: name another file to write to")
+    if joins:
+        raise ValueError(f"{written} would be one of the images that are read: write it elsewhere")
 
 
 @dataclass(frozen=True)
@@ -67,6 +78,7 @@ class Summary:
 Progress = Callable[[int, int | None], None]
 _ById = dict[int, Result]
 _ALONE = 1
+_MANY_TIMES = 10_000  # of a camera that runs for days the last ones are kept
 
 
 def record(
@@ -79,8 +91,9 @@ def record(
 ) -> Summary:
     """Tracks from ``start_frame`` to the end and writes ``outputs``.
 
-    Ctrl-C, SIGTERM and a closed terminal end it early; the files are finished properly. Before the first frame is done
-    it raises KeyboardInterrupt, and then, as on any other error before the first frame, nothing is left behind.
+    Ctrl-C, SIGTERM and a closed terminal end it early, between two frames; the files are finished properly. Before the
+    first frame is done it raises KeyboardInterrupt, and then, as on any other error before the first frame, nothing is
+    left behind, and a file that was to be replaced stays as it was.
     ``progress`` is called with the frames done and the frames to do (None where the source does not know). Raises
     ValueError or an OSError with one sentence for bad input.
     """
@@ -141,14 +154,14 @@ class _Many:
         return self._tracker.update_rgb(frame)
 
     def begin(self, index: int, frame: Frame) -> _ById:
-        begun: _ById = {}
-        for start in self._starts.get(index, ()):
+        begun = self._starts.get(index, ())
+        for start in begun:
             try:
                 self._tracker.add_rgb(frame, start.box, start.id)
             except ValueError as error:
                 raise ValueError(f"the target {start.id} cannot begin at frame {index}: {error}") from error
-            begun[start.id] = Result(self._tracker.boxes[start.id], 1.0, "tracking")
-        return begun
+        boxes = self._tracker.boxes if begun else {}
+        return {start.id: Result(boxes[start.id], 1.0, "tracking") for start in begun}
 
     def check_end(self, num_frames: int) -> None:
         last = max(self._starts)
@@ -167,15 +180,15 @@ def _record(
     progress: Progress | None,
 ) -> Summary:
     outputs.check_apart(source)
-    times_ms: list[float] = []
+    times_ms: deque[float] = deque(maxlen=_MANY_TIMES)
     ids: set[int] = set()
     done = lost = 0
     interrupted = False
-    with as_keyboard_interrupts(), open_source(source, start_frame) as frames:
+    with as_keyboard_interrupts() as interrupts, open_source(source, start_frame) as frames:
         total = None if frames.num_frames is None else frames.num_frames - start_frame
         if frames.num_frames is not None and frames.is_counted:
             targets.check_end(frames.num_frames)
-        with _Files(outputs, targets.with_ids).open(frames.fps) as files:
+        with _Files(outputs, targets.with_ids, frames.fps, interrupts) as files:
             try:
                 for index, frame in enumerate(frames, start_frame):
                     began = time.perf_counter()
@@ -183,10 +196,11 @@ def _record(
                     if results:
                         times_ms.append(1000 * (time.perf_counter() - began))
                     results |= targets.begin(index, frame)
-                    files.write(index, frame, results, times_ms[-25:])
-                    done += 1
-                    ids |= results.keys()
-                    lost += sum(result.state == "lost" for result in results.values())
+                    with interrupts.held():
+                        files.write(index, frame, results, list(times_ms)[-25:])
+                        done += 1
+                        ids |= results.keys()
+                        lost += sum(result.state == "lost" for result in results.values())
                     if progress is not None:
                         progress(done, total)
                 targets.check_end(start_frame + done)
@@ -194,48 +208,57 @@ def _record(
                 if not done:
                     raise
                 interrupted = True
-            except ValueError as error:
+            except (ValueError, OSError) as error:
                 if not done:
                     raise
-                raise ValueError(f"{error}; what was tracked before, {done} frames, is written") from error
+                kind = OSError if isinstance(error, OSError) else ValueError
+                raise kind(f"{error}; what was tracked before, {done} frames, is written") from error
         median_ms = float(np.median(times_ms)) if times_ms else float("nan")
         return Summary(done, len(ids), lost, median_ms, interrupted, frames.warning)
 
 
 class _Files:
-    """The wanted outputs, open while a recording runs."""
+    """The wanted outputs, open while a recording runs: a context manager, which no signal breaks off in finishing."""
 
-    def __init__(self, outputs: Outputs, with_ids: bool) -> None:
-        self._outputs, self._with_ids = outputs, with_ids
+    def __init__(self, outputs: Outputs, with_ids: bool, fps: float, interrupts: Interrupts) -> None:
+        self._kept, self._with_ids, self._interrupts = outputs.kept or (), with_ids, interrupts
         self._results: ResultFile | None = None
         self._pictures: list[OverlayVideo | ContactSheet] = []
-
-    @contextmanager
-    def open(self, fps: float) -> Iterator[_Files]:
-        outputs, overwrite = self._outputs, self._outputs.overwrite
+        self._begun = False
+        overwrite = outputs.overwrite
         with ExitStack() as stack:
             if outputs.results is not None:
                 replace = overwrite or outputs.kept is not None
-                results = ResultFile.open(outputs.results, outputs.results_format, replace, self._with_ids)
+                results = ResultFile.open(outputs.results, outputs.results_format, replace, with_ids)
                 self._results = stack.enter_context(results)
             if outputs.video is not None:
                 self._pictures.append(stack.enter_context(OverlayVideo(outputs.video, fps, overwrite)))
             if outputs.contact_sheet is not None:
                 self._pictures.append(stack.enter_context(ContactSheet(outputs.contact_sheet, overwrite)))
-            yield self
+            self._open = stack.pop_all()
+
+    def __enter__(self) -> _Files:
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        with self._interrupts.held(), self._open:
+            if not self._begun:  # what was to be replaced stays as it was
+                for file in (self._results, *self._pictures):
+                    if file is not None:
+                        file.discard()
 
     def write(self, index: int, frame: Frame, results: _ById, recent_ms: list[float]) -> None:
-        if self._results is not None:
-            if not self._results.num_rows:  # an error before the first frame leaves the file as it was
-                for row in self._outputs.kept or ():
-                    self._results.write(*row)
-            for id, result in results.items():
-                self._results.write(index, result, id if self._with_ids else None)
         if self._pictures:
             fps = 1000 / float(np.mean(recent_ms)) if recent_ms else None
             drawn = draw_many(frame, results, fps) if self._with_ids else draw(frame, results[_ALONE], fps)
             for picture in self._pictures:
                 picture.write(drawn)
+        if self._results is not None:
+            for row in () if self._begun else self._kept:
+                self._results.write(*row)
+            for id, result in results.items():
+                self._results.write(index, result, id if self._with_ids else None)
+        self._begun = True
 
 
 class ContactSheet:
@@ -257,6 +280,11 @@ class ContactSheet:
             if len(self._tiles) == 2 * self.TILES:
                 self._tiles, self._stride = self._tiles[::2], 2 * self._stride
         self._seen += 1
+
+    def discard(self) -> None:
+        """Give the picture up: nothing is left behind, and a file that was to be replaced stays as it was."""
+        self._tiles.clear()
+        self._file.discard()
 
     def __enter__(self) -> ContactSheet:
         return self

@@ -5,6 +5,7 @@ Every file is written under a temporary name beside its target and moved into pl
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 import os
@@ -54,10 +55,11 @@ class ResultFile:
         self.format = format
         self.num_rows = 0
         self._partial = partial
-        # By the line: of a process that is killed its rows are left.
-        self._stream = partial.path.open("w", 1, encoding="utf-8", newline="\n")
+        # Not buffered: of a process that is killed its rows are left.
+        self._stream = partial.path.open("wb", 0)
+        self._num_bytes = 0
         if format == "csv":
-            self._stream.write(",".join(COLUMNS_WITH_ID if with_ids else COLUMNS) + "\n")
+            self._write_line(",".join(COLUMNS_WITH_ID if with_ids else COLUMNS))
 
     @classmethod
     def open(
@@ -84,9 +86,22 @@ class ResultFile:
         return cls(PartialFile.claim(path, overwrite), chosen, with_ids)
 
     def write(self, frame: int, result: Result, id: int | None = None) -> None:
-        """Append the row of the frame with the 0-based index `frame`; `id` is wanted of a file `with_ids`."""
-        self._stream.write(_to_line(self.format, ResultRow(frame, result, id)) + "\n")
+        """Append the row of the frame with the 0-based index `frame`; `id` is wanted of a file `with_ids`.
+
+        Raises OSError, naming the file, where it cannot: on a disk that is full the rows before are kept.
+        """
+        self._write_line(_to_line(self.format, ResultRow(frame, result, id)))
         self.num_rows += 1
+
+    def _write_line(self, line: str) -> None:
+        content = f"{line}\n".encode()
+        try:
+            if self._stream.write(content) != len(content):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        except OSError as error:
+            self._stream.truncate(self._num_bytes)
+            raise OSError(f"{self.path} cannot be written: {error.strerror}") from error
+        self._num_bytes += len(content)
 
     def close(self) -> None:
         """Finish the file and move it into place; a second call does nothing."""
@@ -145,7 +160,7 @@ def read_results(path: str | Path, format: str | None = None) -> list[ResultRow]
             continue
         try:
             rows.append(_from_line(chosen, columns, line, index))
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, OverflowError) as error:
             raise ValueError(
                 f"{path} line {first + index + 1} must hold {','.join(columns)} as {chosen}, got {line[:60]!r}"
             ) from error

@@ -122,8 +122,9 @@ def track_verb(
     from mixformerv2.tracker import Tracker
 
     if rulers is not None:
-        others = {"--box": box, "--boxes": boxes, "--output": output, "--results": results}
-        if given := [name for name, value in others.items() if value is not None]:
+        others: dict[str, Any] = {"--box": box, "--boxes": boxes, "--output": output, "--results": results}
+        others |= {"--results-format": results_format, "--keep-before": keep_before}
+        if given := [name for name, value in others.items() if value not in (None, False)]:
             raise ValueError(f"--rulers draws a frame to read a box off: leave out {' and '.join(given)}")
         _draw_rulers(source, start_frame, rulers, overwrite)
         return
@@ -136,6 +137,8 @@ def track_verb(
         raise ValueError(
             f"--start-frame {start_frame} belongs to --box: the rows of --boxes name their frames"
         )
+    if results is None and results_format is not None:
+        raise ValueError(f"--results-format {results_format} belongs to --results, which is not given")
     if output is None and results is None:
         output = Path(f"{default_name(source)}-tracked.mp4")
     kept = _rows_before(start_frame, results, results_format) if keep_before else None
@@ -169,9 +172,11 @@ def _rows_before(frame: int, results: Path | None, format: str | None) -> tuple[
 
 
 def _draw_rulers(source: str, start_frame: int, picture: Path, overwrite: bool) -> None:
+    from mixformerv2.recording import check_apart
     from mixformerv2.rulers import write_with_rulers
     from mixformerv2.video import open_source, without_password
 
+    check_apart(picture, source)
     with open_source(source, start_frame) as frames:
         write_with_rulers(next(iter(frames)), picture, overwrite)
     say(f"frame {start_frame} of {without_password(source)}, its pixels numbered: {picture}")
