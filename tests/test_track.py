@@ -62,16 +62,45 @@ def test_one_tracker_may_follow_several_videos_at_once(tmp_path: Path) -> None:
 def test_a_thing_of_the_wrong_kind_is_named_with_what_would_be_right() -> None:
     """In a process of its own: here types are checked."""
     code = """
+import dataclasses
 from mixformerv2 import Tracker, track
 tracker = Tracker("tiny")
-for call in (lambda: Tracker(backend=tracker), lambda: track([], (0, 0, 9, 9), tracker=tracker)):
+box = (0, 0, 9, 9)
+for call in (
+    lambda: Tracker(backend=tracker),
+    lambda: track([], box, tracker=tracker),
+    lambda: track(True, box, tracker=tracker),
+    lambda: track("a.mp4", box, tracker="tiny"),
+    lambda: track("a.mp4", box, 1.5, tracker),
+    lambda: Tracker(backend=tracker.backend, config={}),
+    lambda: setattr(tracker, "config", {"lost_threshold": 0.3}),
+    lambda: dataclasses.replace(tracker.config, lost_threshold="0.3"),
+    lambda: dataclasses.replace(tracker.config, update_interval=2.5),
+    lambda: dataclasses.replace(tracker.config, hold_when_lost="no"),
+):
     try: call()
     except ValueError as error: print(error)
 """
     said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
-    backend, source = said.splitlines()
-    assert backend == "backend must be a name or a loaded backend, as tracker.backend is, got Tracker"
-    assert source.endswith("got list: frames in memory go to a tracker's init and update")
+    frames = "frames in memory go to a tracker's init and update"
+    config = "config must be a mixformerv2.config.TrackerConfig, got dict"
+    for line, end in zip(
+        said.splitlines(),
+        [
+            "backend must be a name or a loaded backend, as tracker.backend is, got Tracker",
+            f"got list: {frames}",
+            f"got bool: {frames}",
+            "tracker must be a Tracker, such as Tracker('tiny'), got str",
+            "start_frame must be a whole number from 0 on, got 1.5",
+            config,
+            config,
+            "lost_threshold must be a number, got '0.3'",
+            "update_interval must be a whole number, got 2.5",
+            "hold_when_lost must be True or False, got 'no'",
+        ],
+        strict=True,
+    ):
+        assert line.endswith(end), line
 
 
 def test_track_refuses_a_source_at_once_and_a_box_at_the_first_frame(tmp_path: Path) -> None:

@@ -131,7 +131,7 @@ def test_a_start_frame_outside_the_video_is_refused(tmp_path: Path) -> None:
     path = make_video(tmp_path / "a.mp4", num_frames=7)
     with pytest.raises(ValueError, match=r"start_frame must be below 7, as many frames a\.mp4 has, got 7"):
         open_source(path, 7)
-    with pytest.raises(ValueError, match="start_frame must be 0 or more, got -1"):
+    with pytest.raises(ValueError, match="start_frame must be a whole number from 0 on, got -1"):
         open_source(path, -1)
 
 
@@ -144,9 +144,14 @@ def test_a_start_frame_outside_the_video_is_refused(tmp_path: Path) -> None:
         ((0, 1, -1, 0), "top right"),
         ((-1, 0, 0, -1), "bottom right"),
         ((0, -1, 1, 0), "bottom left"),
+        # Mirrored, as the front cameras of phones may write it, and then turned.
+        ((-1, 0, 0, 1), "top right"),
+        ((1, 0, 0, -1), "bottom left"),
+        ((0, 1, 1, 0), "top left"),
+        ((0, -1, -1, 0), "bottom right"),
     ],
 )
-def test_a_video_filmed_sideways_is_turned_upright(
+def test_a_video_filmed_sideways_or_mirrored_is_turned_upright(
     tmp_path: Path, matrix: tuple[int, int, int, int], corner: str
 ) -> None:
     stored = np.zeros((48, 64, 3), np.uint8)
@@ -372,7 +377,9 @@ def test_a_path_of_digits_is_a_folder_and_no_camera(tmp_path: Path, monkeypatch:
 def test_a_camera_that_is_not_there_is_refused(capfd: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(ValueError, match="camera 97 cannot be opened"):
         open_source("camera:97")
-    with pytest.raises(ValueError, match="camera must be a number from 0 on, got -1"):
+    with pytest.raises(ValueError, match="camera must be a number from 0 to 9999, got 99999999999999"):
+        open_source("99999999999999")
+    with pytest.raises(ValueError, match="camera must be a number from 0 to 9999, got -1"):
         open_source(-1)
     assert capfd.readouterr().err == ""
 
@@ -540,6 +547,33 @@ def test_frames_of_another_size_are_fitted_into_the_first_size(tmp_path: Path) -
     assert max(tall[:, :16].max(), tall[:, 48:].max()) < 50
     assert wide[24].min() > 150
     assert max(wide[:16].max(), wide[32:].max()) < 50
+
+
+def test_frames_that_no_encoder_takes_are_refused_by_name(tmp_path: Path) -> None:
+    with (
+        pytest.raises(
+            ValueError, match=r"a\.mp4 cannot be written: the encoder \w+ takes no frames of 70000 x 4"
+        ),
+        OverlayVideo(tmp_path / "a.mp4", fps=25.0) as sink,
+    ):
+        sink.write(np.zeros((4, 70000, 3), np.uint8))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_full_disk_is_said_of_the_file_that_was_asked_for(tmp_path: Path) -> None:
+    resource = pytest.importorskip("resource")  # not on Windows
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, limits[1]))
+    try:
+        with (
+            pytest.raises(OSError, match=r"^\S*a\.mp4 cannot be written: File too large"),
+            OverlayVideo(tmp_path / "a.mp4", fps=25.0) as sink,
+        ):
+            for index in range(60):
+                sink.write(np.random.default_rng(index).integers(0, 256, (64, 64, 3), np.uint8))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert list(tmp_path.iterdir()) == []
 
 
 def fail_after_frames(sink: OverlayVideo, num_frames: int, error: type[BaseException]) -> None:

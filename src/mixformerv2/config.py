@@ -9,10 +9,17 @@ import dataclasses
 import json
 import math
 from dataclasses import dataclass, field
+from numbers import Integral, Real
 from typing import Any, Literal
 
 PATCH_PX = 16
 DEFAULT_MODEL = "compact"  # of those that ship, what is taken where none is named
+# By the annotation of an online rule.
+_KINDS: dict[str, tuple[type, str]] = {
+    "int": (Integral, "a whole number"),
+    "float": (Real, "a number"),
+    "bool": (bool, "True or False"),
+}
 
 
 @dataclass(frozen=True)
@@ -127,6 +134,11 @@ class TrackerConfig:
     published_mapping: bool = True  # map back from the unrounded window, as the released code does
 
     def __post_init__(self) -> None:
+        for rule in dataclasses.fields(self):
+            kind, called = _KINDS[str(rule.type)]
+            value = getattr(self, rule.name)
+            if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
+                raise ValueError(f"{rule.name} must be {called}, got {value!r}")
         for name in ("update_interval", "online_templates", "widen_when_lost"):
             if not 1 <= getattr(self, name) < math.inf:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")

@@ -57,9 +57,22 @@ class Tracker:
                 "the backend by name"
             )
         self.backend = backend
-        self.config = config or backend.config.tracker
+        self.config = backend.config.tracker if config is None else config
         self._channels = channels
         self.target: Target | None = None
+
+    @property
+    def config(self) -> TrackerConfig:
+        """The online rules, from the next ``init`` on."""
+        return self._config
+
+    @config.setter
+    def config(self, config: TrackerConfig) -> None:
+        if not isinstance(config, TrackerConfig):
+            raise ValueError(
+                f"config must be a mixformerv2.config.TrackerConfig, got {type(config).__name__}"
+            )
+        self._config = config
 
     def init(self, frame: Any, box: Any) -> None:
         """Starts on the object in ``box``, ``(x, y, w, h)`` in pixels of ``frame``.
@@ -118,7 +131,9 @@ def track(
     Raises ValueError or an OSError with one sentence for a source that is wrong; for a box, when the first frame is
     asked for. A stream that ends early warns.
     """
-    tracker = tracker or Tracker()
+    tracker = Tracker() if tracker is None else tracker
+    if not isinstance(tracker, Tracker):
+        raise ValueError(f"tracker must be a Tracker, such as Tracker('tiny'), got {type(tracker).__name__}")
     frames = source if isinstance(source, FrameSource) else open_source(source, start_frame)
     following = _follow(frames, box, Tracker(backend=tracker.backend, config=tracker.config))
     next(following)  # enters the block that closes the source, also where no frame is ever asked for

@@ -6,11 +6,13 @@ Whatever comes in, what comes out is RGB uint8 of shape (height, width, 3), or o
 from __future__ import annotations
 
 import glob
+import math
 import os
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from fractions import Fraction
+from numbers import Integral
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -28,6 +30,7 @@ if TYPE_CHECKING:  # imported where a video is opened: images and arrays are rea
 URL_SCHEMES = ("rtsp", "rtsps", "rtmp", "http", "https", "srt", "udp")
 DEFAULT_FPS = 25.0
 URL_TIMEOUT_S = 10.0
+_LAST_CAMERA = 9999  # numbers beyond name a driver of OpenCV, too
 KINDS_OF_SOURCE = (
     "a video file, a folder or glob of images, a camera number, or an rtsp:// or http(s):// address"
 )
@@ -110,8 +113,8 @@ def open_source(source: str | Path | int, start_frame: int = 0) -> FrameSource:
 
     Raises FileNotFoundError for what is not there, ValueError for what holds no frames or not enough of them.
     """
-    if start_frame < 0:
-        raise ValueError(f"start_frame must be 0 or more, got {start_frame}")
+    if not isinstance(start_frame, Integral) or start_frame < 0:
+        raise ValueError(f"start_frame must be a whole number from 0 on, got {start_frame!r}")
     frames = _find(source)
     try:
         frames.start_at(start_frame)
@@ -122,7 +125,7 @@ def open_source(source: str | Path | int, start_frame: int = 0) -> FrameSource:
 
 
 def _find(source: str | Path | int) -> FrameSource:
-    if isinstance(source, int):
+    if isinstance(source, int) and not isinstance(source, bool):
         return _open_camera(source)
     if not isinstance(source, (str, os.PathLike)):
         raise ValueError(
@@ -140,7 +143,7 @@ def _find(source: str | Path | int) -> FrameSource:
                 )
             return open_video(text, name=without_password(text), is_url=True)
     if os.path.isdir(source) and text:
-        images = [path for path in Path(source).iterdir() if is_image(path)]
+        images = [path for path in Path(source).iterdir() if is_image(path) and path.is_file()]
         if not images:
             raise ValueError(f"folder {source} must hold images ({', '.join(IMAGE_SUFFIXES)}), got none")
         return ImageSource(Path(source).resolve().name, images)
@@ -227,17 +230,25 @@ class VideoSource(FrameSource):
             self.warning = f"{self.name} is damaged (flaws found: {num_damaged}): {num_frames} frames decoded"
 
     def to_rgb(self, raw: av.VideoFrame) -> Frame:
-        frame = raw.to_ndarray(format="rgb24")
-        turn = _TURNS[round(raw.rotation / 90) % 4]
         # FFmpeg pads the rows of widths that do not suit its vector code.
-        return np.ascontiguousarray(frame if turn is None else cv2.rotate(frame, turn), np.uint8)
+        return np.ascontiguousarray(_upright(raw.to_ndarray(format="rgb24"), raw), np.uint8)
 
     def _release(self) -> None:
         self.container.close()
 
 
-# Quarter turns counterclockwise, as FFmpeg counts them.
-_TURNS = (None, cv2.ROTATE_90_COUNTERCLOCKWISE, cv2.ROTATE_180, cv2.ROTATE_90_CLOCKWISE)
+def _upright(pixels: npt.NDArray[Any], raw: av.VideoFrame) -> npt.NDArray[Any]:
+    """As the file says that the picture is shown: mirrored, then turned by quarters."""
+    matrix: Any = raw.side_data.get("DISPLAYMATRIX")
+    if matrix is None:
+        return pixels
+    # A pixel at x, y is shown at ax + cy, bx + dy.
+    a, b, _, c, d = (int(number) for number in np.frombuffer(matrix, np.int32)[:5])
+    if a * d < b * c:
+        pixels, a, b = pixels[:, ::-1], -a, -b
+    return np.rot90(pixels, -round(math.atan2(b, a) / (math.pi / 2)))
+
+
 # FFmpeg draws text files as pictures of a terminal; nobody wants to track in those.
 _TEXT_CODECS = {"ansi", "bintext", "idf", "xbin"}
 
@@ -313,8 +324,8 @@ class CameraSource(FrameSource):
 
 
 def _open_camera(number: int) -> CameraSource:
-    if number < 0:
-        raise ValueError(f"camera must be a number from 0 on, got {number}")
+    if not 0 <= number <= _LAST_CAMERA:
+        raise ValueError(f"camera must be a number from 0 to {_LAST_CAMERA}, got {number}")
     with quiet_opencv():
         capture = cv2.VideoCapture(number)
     if not capture.isOpened():
