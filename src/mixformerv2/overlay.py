@@ -14,6 +14,7 @@ import av
 import cv2
 import numpy as np
 from av.container import OutputContainer
+from av.video.reformatter import Colorspace, VideoReformatter
 
 from mixformerv2.files import PartialFile
 from mixformerv2.images import Frame
@@ -135,6 +136,7 @@ class OverlayVideo:
         self._partial = PartialFile.claim(path, overwrite)
         self.path = self._partial.target
         self._container: OutputContainer | None = None
+        self._reformatter = VideoReformatter()
         self._size = (0, 0)
         self._closed = False
 
@@ -154,7 +156,9 @@ class OverlayVideo:
             padded = cv2.copyMakeBorder(frame, 0, height % 2, 0, width % 2, cv2.BORDER_REPLICATE)
             frame = np.asarray(padded, np.uint8)
         picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")
-        picture = picture.reformat(format="yuv420p", dst_colorspace="ITU709")
+        picture = self._reformatter.reformat(
+            picture, format="yuv420p", dst_colorspace=Colorspace.ITU709, threads=1
+        )
         with self._named():
             container.mux(self._stream.encode(picture))
         self.num_frames += 1

@@ -15,7 +15,7 @@ from fractions import Fraction
 from numbers import Integral
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -182,8 +182,12 @@ class VideoSource(FrameSource):
     """A file or stream decoded by FFmpeg. Damaged packets are skipped, and at the end `warning` says so."""
 
     def __init__(self, name: str, container: InputContainer, stream: av.VideoStream) -> None:
+        from av.video.reformatter import VideoReformatter
+
         self.container = container
         self.stream = stream
+        self._reformatter = VideoReformatter()
+        self._turn: _Turn | None = None
         self._broke_off = False
         self._declared_s = _declared_seconds(container, stream)
         fps = _plausible_fps(stream.average_rate)
@@ -230,23 +234,39 @@ class VideoSource(FrameSource):
             self.warning = f"{self.name} is damaged (flaws found: {num_damaged}): {num_frames} frames decoded"
 
     def to_rgb(self, raw: av.VideoFrame) -> Frame:
+        # By one thread: FFmpeg would start some for every frame, which takes longer, and they do not outlive a fork.
+        pixels = self._reformatter.reformat(raw, format="rgb24", threads=1).to_ndarray()
+        if self._turn is None or self._turn.rotation != raw.rotation:
+            self._turn = _Turn.of(raw)
         # FFmpeg pads the rows of widths that do not suit its vector code.
-        return np.ascontiguousarray(_upright(raw.to_ndarray(format="rgb24"), raw), np.uint8)
+        return np.ascontiguousarray(self._turn.upright(pixels), np.uint8)
 
     def _release(self) -> None:
         self.container.close()
 
 
-def _upright(pixels: npt.NDArray[Any], raw: av.VideoFrame) -> npt.NDArray[Any]:
-    """As the file says that the picture is shown: mirrored, then turned by quarters."""
-    matrix: Any = raw.side_data.get("DISPLAYMATRIX")
-    if matrix is None:
-        return pixels
-    # A pixel at x, y is shown at ax + cy, bx + dy.
-    a, b, _, c, d = (int(number) for number in np.frombuffer(matrix, np.int32)[:5])
-    if a * d < b * c:
-        pixels, a, b = pixels[:, ::-1], -a, -b
-    return np.rot90(pixels, -round(math.atan2(b, a) / (math.pi / 2)))
+class _Turn(NamedTuple):
+    """How a file says that its pictures are shown: mirrored, then turned by quarters counterclockwise."""
+
+    rotation: int  # as FFmpeg tells it, which leaves out whether they are mirrored
+    mirrored: bool = False
+    quarters: int = 0
+
+    @classmethod
+    def of(cls, raw: av.VideoFrame) -> _Turn:
+        # Not of every frame: one whose side data was looked at is freed late, for both refer to each other.
+        matrix: Any = raw.side_data.get("DISPLAYMATRIX")
+        if matrix is None:
+            return cls(raw.rotation)
+        # A pixel at x, y is shown at ax + cy, bx + dy.
+        a, b, _, c, d = (int(number) for number in np.frombuffer(matrix, np.int32)[:5])
+        mirrored = a * d < b * c
+        if mirrored:
+            a, b = -a, -b
+        return cls(raw.rotation, mirrored, -round(math.atan2(b, a) / (math.pi / 2)))
+
+    def upright(self, pixels: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        return np.rot90(pixels[:, ::-1] if self.mirrored else pixels, self.quarters)
 
 
 # FFmpeg draws text files as pictures of a terminal; nobody wants to track in those.
