@@ -9,6 +9,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+import training
 from layouts import development_data, write_got10k, write_images, write_text
 from rich.console import Console
 
@@ -208,6 +209,17 @@ def test_boxes_that_do_not_fit_the_frames_are_a_problem_and_no_half_download(tmp
     assert problem.sequence == "David3"
     assert "has 1 boxes for 2 frames" in problem.sentence
     assert dataset.sequences == 1
+
+
+def test_a_clip_without_a_box_and_a_box_beside_its_picture_are_problems(tmp_path: Path) -> None:
+    for name, row in (("nothing", "nan,nan,nan,nan"), ("beside", "5000,5000,5,5"), ("good", "5,5,9,9")):
+        training.write_clip(tmp_path, name, frames=2)
+        (tmp_path / name / "boxes.txt").write_text(f"{row}\n" * 2)
+    (folder,) = check(tmp_path).datasets
+    assert {problem.sequence: problem.sentence.split(": ")[-1] for problem in folder.problems} == {
+        "nothing": "no frame has a box",
+        "beside": "it must overlap it",
+    }
 
 
 @pytest.mark.parametrize(("images_every", "images_read"), [(None, 1), (1, 8), (4, 2)])

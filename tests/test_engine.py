@@ -378,15 +378,23 @@ def test_a_damaged_file_to_go_on_from_is_named(
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_lets_the_step_end_and_the_second_one_acts_as_usual(number: int) -> None:
-    deadline, usual = Deadline(None), signal.getsignal(number)
+def test_a_signal_lets_the_step_end_and_a_later_one_acts_as_usual(
+    number: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now_s = [100.0]
+    monkeypatch.setattr(deadline.time, "monotonic", lambda: now_s[0])
+    limit, usual = Deadline(None), signal.getsignal(number)
     seen: list[int] = []
     signal.signal(number, lambda *_: seen.append(1))
     try:
-        with deadline.watching_signals():
-            assert not deadline.reached
+        with limit.watching_signals():
+            assert not limit.reached
             os.kill(os.getpid(), number)
-            assert deadline.reached and deadline.signal == number and not seen
+            assert limit.reached and limit.signal == number and not seen
+            now_s[0] = 101.0
+            os.kill(os.getpid(), number)
+            assert not seen, "one that comes at once says the same again"
+            now_s[0] = 103.0
             os.kill(os.getpid(), number)
             assert seen == [1]
         os.kill(os.getpid(), number)

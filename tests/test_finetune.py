@@ -88,19 +88,21 @@ def recipe(start: Path) -> Recipe:
 
 @pytest.fixture(scope="module")
 def report(home: Path) -> Report:
-    """Of a run; ``read.json`` says which pictures were read until the training was over."""
+    """Of a run; ``read.json`` says which pictures the training read."""
     read: set[str] = set()
-    training_over: list[bool] = []
+    in_training = False
     read_picture, train = UprightImages.read, pipeline.run
 
     def watched(self: UprightImages, index: int) -> Any:
-        if not training_over:
+        if in_training:
             read.add("/".join(self.paths[index].parts[-2:]))
         return read_picture(self, index)
 
     def watched_run(*arguments: Any) -> Any:
+        nonlocal in_training
+        in_training = True
         outcome = train(*arguments)
-        training_over.append(True)
+        in_training = False
         return outcome
 
     with pytest.MonkeyPatch.context() as patch:
@@ -272,3 +274,9 @@ def test_what_does_not_fit_is_refused_before_the_training(
         finetune.run(
             recipe(home / "start.safetensors"), home / "clips", tmp_path, OPTIONS, tmp_path / "empty"
         )
+    training.write_clip(tmp_path / "beside", "cat", frames=8)
+    (tmp_path / "beside" / "cat" / "boxes.txt").write_text("1,1,5,5\n" * 4 + "5000,5000,5,5\n" * 4)
+    with pytest.raises(
+        ValueError, match="sequence cat, frame 0: the box 5000,5000,5,5 lies outside the frame"
+    ):
+        finetune.run(recipe(home / "start.safetensors"), tmp_path / "beside", tmp_path, OPTIONS, None)

@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import painted
 import pytest
 import torch
 import training
@@ -35,8 +36,9 @@ from mixformerv2.train.objective import Objective
 from mixformerv2.train.pipeline import DONE, RESULT, Outcome
 from mixformerv2.train.recipes import RECIPES
 from mixformerv2.train.settings import as_plain, override
-from mixformerv2.train.stages import Recipe, StageConfig
+from mixformerv2.train.stages import Recipe, StageConfig, ValidationConfig
 from mixformerv2.train.starting import starting_network, teacher_network
+from mixformerv2.train.validation import Validation
 
 Data = Mapping[str, Sequence[Video]]
 # Fewer steps than the recipe has, so those that start from a trained network are smaller.
@@ -165,7 +167,10 @@ def contents(folder: Path) -> dict[Path, tuple[int, bytes]]:
 def test_a_recipe_that_is_done_is_left_alone(smoke: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pipeline, "Engine", None)  # nobody asks for one
     before = contents(smoke.output)
-    assert pipeline.run(smoke.recipe, smoke.data, smoke.output, OPTIONS) == smoke.outcome
+    again = pipeline.run(smoke.recipe, smoke.data, smoke.output, OPTIONS)
+    assert again == dataclasses.replace(
+        smoke.outcome, found=tuple(stage.name for stage in smoke.recipe.stages)
+    )
     assert contents(smoke.output) == before
 
 
@@ -190,7 +195,8 @@ def test_a_run_that_has_learned_from_other_sequences_is_refused(smoke: Run) -> N
         pipeline.run(smoke.recipe, fewer, smoke.output, OPTIONS)
     elsewhere = {**smoke.data, "another": list(sequences)}  # which the recipe does not learn from
     if smoke.recipe.stages[0].data.sample.weights:
-        assert pipeline.run(smoke.recipe, elsewhere, smoke.output, OPTIONS) == smoke.outcome
+        again = pipeline.run(smoke.recipe, elsewhere, smoke.output, OPTIONS)
+        assert again.weights == smoke.outcome.weights
 
 
 def test_stages_that_are_not_there_are_trained_again_to_the_same_weights(
@@ -201,7 +207,8 @@ def test_stages_that_are_not_there_are_trained_again_to_the_same_weights(
     for name in LATE:
         shutil.rmtree(output / name)
     (output / RESULT).unlink()
-    assert pipeline.run(smoke.recipe, smoke.data, output, OPTIONS) == Outcome(output / RESULT)
+    found = tuple(stage.name for stage in smoke.recipe.stages if stage.name not in LATE)
+    assert pipeline.run(smoke.recipe, smoke.data, output, OPTIONS) == Outcome(output / RESULT, found=found)
     after = contents(output)
     assert all(after[path] == both for path, both in kept.items())
     assert same_weights(*(checkpoint.load(folder / RESULT)[0] for folder in (output, smoke.output)))
@@ -219,7 +226,9 @@ def test_a_run_whose_time_is_up_says_in_which_stage_it_stopped(
     assert pipeline.run(smoke.recipe, smoke.data, tmp_path, stopped) == Outcome(None, "teacher")
     assert not list(tmp_path.rglob(DONE)) and not (tmp_path / RESULT).exists()
     shutil.copytree(smoke.output / "teacher", tmp_path / "teacher", dirs_exist_ok=True)
-    assert pipeline.run(smoke.recipe, smoke.data, tmp_path, stopped) == Outcome(None, "sparse")
+    assert pipeline.run(smoke.recipe, smoke.data, tmp_path, stopped) == Outcome(
+        None, "sparse", found=("teacher",)
+    )
 
 
 @pytest.fixture
@@ -307,6 +316,68 @@ def test_what_is_learned_from_does_not_validate(smoke: Run, tmp_path: Path) -> N
         ValueError, match=f"validated on {name} of {kind}, which it learns from: hold all such out"
     ):
         pipeline.run(validating, smoke.data, tmp_path, OPTIONS)
+
+
+def test_what_an_earlier_stage_has_learned_does_not_validate(smoke: Run, tmp_path: Path) -> None:
+    kind, other = list(smoke.data)[:2]
+    name = next(iter(smoke.data[kind])).name
+    of = {
+        which: dataclasses.replace(training.DATA, sample=SampleConfig({which: 1.0}))
+        for which in (kind, other)
+    }
+    first = training.stage("first", data=of[kind])
+    second = dataclasses.replace(
+        training.stage("second", data=of[other]),
+        start="first",
+        validation=ValidationConfig(8, kind, (name,)),
+    )
+    with pytest.raises(ValueError, match=f"on {name} of {kind}, which the stage first behind it learns from"):
+        pipeline.run(Recipe("two", (first, second)), smoke.data, tmp_path, OPTIONS)
+
+
+def test_all_targets_of_a_video_are_held_out_with_one_of_them() -> None:
+    one = painted.video(3)
+    another = dataclasses.replace(one, name="another", source=one.known_by)
+    stage = training.stage(data=dataclasses.replace(training.DATA, sample=SampleConfig(held_out=(one.name,))))
+    validation = Validation(ValidationConfig(8, "folder"), (another,))
+    pipeline._check_validation(
+        "this", validation, stage, {"folder": [one, another, painted.video(2, name="other")]}
+    )
+    alone = dataclasses.replace(another, source="elsewhere")
+    with pytest.raises(
+        ValueError, match="would be validated on another of folder, which the stage first behind it"
+    ):
+        pipeline._check_validation(
+            "this", Validation(validation.config, (alone,)), stage, {"folder": [one, alone]}
+        )
+
+
+def test_clips_whose_boxes_were_corrected_are_other_data(tmp_path: Path, no_curves: None) -> None:
+    for clip in ("a", "b"):
+        training.write_clip(tmp_path / "clips", clip, frames=6)
+    recipe = Recipe("one", (training.stage("only", steps=1),))
+    outcome = pipeline.run(recipe, open_datasets(tmp_path / "clips"), tmp_path / "out", OPTIONS)
+    assert outcome.weights is not None and not outcome.found
+    boxes = next((tmp_path / "clips").rglob("*.txt"))
+    boxes.write_text("".join(boxes.read_text().splitlines(keepends=True)[:-1]) + "0,0,0,0\n")
+    corrected = open_datasets(tmp_path / "clips")
+    with pytest.raises(
+        ValueError, match="learned from other data, of folder the same clips with other boxes"
+    ):
+        pipeline.run(recipe, corrected, tmp_path / "out", OPTIONS)
+    for file in ("only/done.json", "only/resume.pt"):  # nothing is learned there: it may begin
+        (tmp_path / "out" / file).unlink()
+    assert pipeline.run(recipe, corrected, tmp_path / "out", OPTIONS).weights
+
+
+def test_a_note_that_is_damaged_is_named(smoke: Run, tmp_path: Path) -> None:
+    output = shutil.copytree(smoke.output, tmp_path / "copy")
+    for file in (output / "teacher" / DONE, output / "data.json"):
+        file.write_text("{")
+        with pytest.raises(
+            ValueError, match=f"{file} is damaged: delete it, or choose another output folder"
+        ):
+            pipeline.run(smoke.recipe, smoke.data, output, OPTIONS)
 
 
 def test_what_is_kept_for_tests_is_not_trained_on_unless_it_is_asked_for(smoke: Run, tmp_path: Path) -> None:

@@ -55,6 +55,14 @@ def test_sequences_held_out_are_in_no_scene_and_leave_the_others_as_they_are() -
         draw(sequences, 1, dataclasses.replace(config, held_out=tuple(each.name for each in sequences)))
 
 
+def test_another_target_of_a_video_that_is_held_out_is_held_out_too() -> None:
+    sequences = stills(4)
+    sequences[3] = dataclasses.replace(sequences[3], source=sequences[0].known_by)
+    plan = draw(sequences, 200, dataclasses.replace(ALWAYS_PRESENT, held_out=(sequences[0].name,)))
+    drawn = plan.frames[..., 1]
+    assert set(drawn[drawn >= 0].tolist()) == {1, 2}
+
+
 def test_datasets_are_drawn_by_weight_and_their_sequences_evenly() -> None:
     datasets = {"many": stills(10), "few": stills(3), "unused": stills(2)}
     config = SampleConfig({"many": 3, "few": 1, "unused": 0, "missing": 0})

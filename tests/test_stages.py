@@ -135,9 +135,64 @@ def test_a_recipe_needs_stages_of_different_names_in_their_order() -> None:
         Recipe("twice", (first, first))
     with pytest.raises(ValueError, match="stage second: its start first comes later"):
         Recipe("backwards", (second, first))
+    with pytest.raises(ValueError, match="stage bad: seed must not be negative, got -1"):
+        stages.supervised("bad", TARGET, 64, "random", seed=-1)
     itself = stages.dense_to_sparse("first", TARGET, 64, "first")
     with pytest.raises(ValueError, match="stage first: its start first comes later"):
         Recipe("itself", (itself,))
+
+
+def test_what_a_stage_cannot_start_from_is_refused_as_soon_as_the_recipe_is_there() -> None:
+    shallow = stages.supervised("shallow", sized(depth=2), 64, "random")
+    deep = stages.supervised("deep", TARGET, 64, "shallow")
+    with pytest.raises(ValueError, match="stage deep cannot start from shallow: depth can only get smaller"):
+        Recipe("deeper", (shallow, deep))
+    deep = stages.supervised("deep", TARGET, 64, "random")
+    mean = stages.supervised("mean", TARGET, 64, "average:shallow,deep")
+    with pytest.raises(
+        ValueError, match="stage mean: its start average:shallow,deep has networks of different"
+    ):
+        Recipe("unlike", (shallow, deep, mean))
+    with pytest.raises(
+        ValueError, match="recipe unlike: its result average:shallow,deep has networks of diff"
+    ):
+        Recipe("unlike", (shallow, deep), "average:shallow,deep")
+
+
+def test_a_result_has_the_config_of_the_stage_that_it_comes_of() -> None:
+    plain = stages.supervised("plain", TARGET, 64, "random")
+    scored = stages.score_head("scored", SCORED, 64, "plain")
+    assert Recipe("last", (plain, scored)).target == SCORED
+    assert Recipe("first", (plain, scored), "plain").target == TARGET
+
+
+def test_a_stage_knows_what_it_comes_of() -> None:
+    names = ("teacher", "unrelated", "sparse", "fade", "shallow")
+    teacher = stages.supervised("teacher", TARGET, 64, "random")
+    unrelated = stages.supervised("unrelated", TARGET, 64, "random")
+    sparse = stages.dense_to_sparse("sparse", TARGET, 64, "teacher")
+    fade = stages.supervised("fade", TARGET, 64, "average:sparse,teacher")
+    shallow = stages.deep_to_shallow("shallow", TARGET, 64, "sparse", 4, start="fade")
+    recipe = Recipe("all", (teacher, unrelated, sparse, fade, shallow))
+    behind = {
+        name: [each.name for each in recipe.behind(stage)]
+        for name, stage in zip(names, recipe.stages, strict=True)
+    }
+    assert behind == {
+        "teacher": [],
+        "unrelated": [],
+        "sparse": ["teacher"],
+        "fade": ["sparse", "teacher"],
+        "shallow": ["fade", "sparse", "teacher"],
+    }
+
+
+@pytest.mark.parametrize(
+    ("recipe", "how"), [("base", "--init mae:FILE"), ("tiny-by-replacement", "--init FILE")]
+)
+def test_a_start_that_a_person_has_to_name_says_how(recipe: str, how: str) -> None:
+    with pytest.raises(ValueError, match=f"its start is for you to name, with {how}$"):
+        check_sources(RECIPES[recipe]())
 
 
 @pytest.mark.parametrize(
@@ -160,7 +215,7 @@ def test_a_teacher_that_does_not_fit_is_refused_with_what_to_change(
 ) -> None:
     config = sized(**teacher)
     weights = LossWeights(divergence=5.0, features=0.2 if layers else 0.0)
-    settings: dict[str, Any] = dict(losses=weights, feature_layers=layers)
+    settings: dict[str, Any] = dict(losses=weights, feature_layers=layers, start="random")
     first = stages.supervised("first", config, 64, "random")
     with pytest.raises(ValueError, match=re.escape(sentence)) as refused:  # as soon as the recipe is there
         Recipe("both", (first, stages.dense_to_sparse("second", TARGET, 64, "first", **settings)))
@@ -253,9 +308,9 @@ def test_a_start_that_cannot_be_made_to_fit_is_refused(six: Path, tmp_path: Path
         with pytest.raises(ValueError, match=f"stage this: its start cannot be opened: {reason}"):
             starting_network(stages.supervised("this", TARGET, 64, start), {}, crops())
     with pytest.raises(
-        ValueError, match="stage this: its teacher cannot be opened: no model is called 'PATH'"
+        ValueError, match="stage this: its teacher cannot be opened: no model is called 'nobody'"
     ):
-        teacher_network(stages.dense_to_sparse("this", TARGET, 64, "PATH"), {})
+        teacher_network(stages.dense_to_sparse("this", TARGET, 64, "nobody"), {})
     with pytest.raises(ValueError, match="mae.pth"):
         starting_network(stages.supervised("this", TARGET, 64, f"mae:{tmp_path}/mae.pth"), {}, crops())
 

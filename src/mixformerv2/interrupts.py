@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-_SAME_WISH_S = 2.0  # what comes so soon after the first signal asks for nothing new
+SAME_WISH_S = 2.0  # what comes so soon after the first signal asks for nothing new
 
 
 class Interrupts:
@@ -35,7 +35,7 @@ class Interrupts:
 
     def _end(self, number: int, _: Any) -> None:
         now_s = time.monotonic()
-        if now_s <= self._first_s + _SAME_WISH_S:
+        if now_s <= self._first_s + SAME_WISH_S:
             return
         self._first_s = now_s
         interrupt = KeyboardInterrupt(signal.Signals(number).name)

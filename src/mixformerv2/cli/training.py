@@ -104,6 +104,10 @@ def train(
 def _report(outcome: Outcome, recipe: Recipe, output: Path) -> None:
     for file, count in outcome.skipped.items():
         warn(f"{file} could not be read and was skipped {count} times")
+    if len(outcome.found) == len(recipe.stages):
+        say(f"nothing was left to train: all of it was finished in {output} before")
+    elif outcome.found:
+        say(f"finished before: {', '.join(outcome.found)}")
     if outcome.weights is not None:
         say(f"weights: {outcome.weights}")
         return

@@ -180,7 +180,7 @@ class Report:
 
 
 def check(root: Path | str, *, images_every: int | None = None, progress: Progress | None = None) -> Report:
-    """Open every sequence of every dataset and read its first image; stills are only looked for.
+    """Open every sequence of every dataset and read its first image, its box with it; stills are only looked for.
 
     With `images_every` all images, or the first of every so many of a sequence, are decoded, masks too.
     Raises ValueError if nothing is recognised.
@@ -267,6 +267,8 @@ def _look_at(sequences: Sequences, images_every: int | None, number: int) -> _Se
     else:
         images = range(0 if _is_file_there(sequence) else min(len(sequence), 1))
     wrong = [said for said in (_read(sequence, index) for index in images) if said]
+    if sequence.absent.all():
+        wrong.insert(0, "no frame has a box")
     problem = None
     if wrong:
         more = f" (and {len(wrong) - _MOST_NAMED} more)" if len(wrong) > _MOST_NAMED else ""
@@ -291,6 +293,7 @@ def _read(sequence: Sequence, index: int) -> str:
     """Decode one image and its mask; what is wrong comes out, or nothing."""
     try:
         frame = sequence.frame(index)
+        sequence.check_box(index, frame)
         mask = None if sequence.masks is None else sequence.masks.read(index)
     except (ValueError, OSError) as error:
         return str(error)

@@ -243,4 +243,9 @@ def _numbers(path: Path, number: int, row: list[str], columns: list[str]) -> lis
         values = []
     if len(values) != len(columns):
         raise ValueError(f"{path} line {number} must be {','.join(columns)}, got {','.join(row)[:60]!r}")
+    if min(values[-2:]) < 0:  # false for NaN
+        raise ValueError(
+            f"{path} line {number} must have a width and height of 0, where there is no target, or more, got "
+            f"{','.join(row)[:60]!r}"
+        )
     return values

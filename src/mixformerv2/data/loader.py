@@ -114,6 +114,7 @@ class Loader:
         sampler = self.stream.sampler
         if self.decoded is None or not self.decoded.holds(sampler.names, self.device):
             datasets = dict(zip(sampler.names, sampler.datasets, strict=True))
+            self.decoded = None  # makes room
             self.decoded = Decoded.load(datasets, self.device, self.max_gigabytes, self.workers)
             for place in self.decoded.unreadable.values():
                 self.skipped[place] = self.skipped.get(place, 0) + 1

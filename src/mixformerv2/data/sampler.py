@@ -15,7 +15,7 @@ from jaxtyping import Int
 
 from mixformerv2.data.laying import Cast, Known, Look, lay
 from mixformerv2.data.plan import Plan, SampleConfig
-from mixformerv2.data.sequence import Sequence, has_area
+from mixformerv2.data.sequence import Sequence, has_area, pictures_of
 from mixformerv2.data.views import ViewConfig
 
 if TYPE_CHECKING:
@@ -60,6 +60,9 @@ class Sampler:
         weights = np.array([shares[name] for name in names])
         self._up_to = np.cumsum(weights / weights.sum())
         self._keep = keep
+        self._held_out = {
+            picture for dataset in self.datasets for picture in pictures_of(dataset, config.held_out)
+        }
         self._kept: collections.OrderedDict[tuple[int, int], Known] = collections.OrderedDict()
 
     def draw(self, count: int, rng: np.random.Generator) -> Plan:
@@ -93,13 +96,13 @@ class Sampler:
         return known
 
     def _usable(self, dataset: int, index: int) -> Known | None:
-        """The sequence, if it can be opened, shows its target and is not held out."""
+        """The sequence, if it can be opened, shows its target and is of no video that is held out."""
         try:
             known = self._known(dataset, index)
         except ValueError as error:
             self.broken[str(error)] += 1
             return None
-        return known if len(known.visible) and known.sequence.name not in self.config.held_out else None
+        return known if len(known.visible) and known.sequence.known_by not in self._held_out else None
 
     def _first(self, rng: np.random.Generator) -> Known:
         dataset = min(int(np.searchsorted(self._up_to, rng.random(), side="right")), len(self.names) - 1)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import collections.abc
 import os
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, overload, runtime_checkable
@@ -15,6 +16,8 @@ from typing import TYPE_CHECKING, Any, Protocol, overload, runtime_checkable
 import cv2
 import numpy as np
 from jaxtyping import Bool, Float, Shaped, UInt8
+
+from mixformerv2 import geometry
 
 
 def read_rgb(path: Path) -> UInt8[np.ndarray, "h w 3"]:
@@ -220,6 +223,15 @@ class Sequence:
         """RGB. Raises ValueError, naming the file, if it cannot be read."""
         return self.frames.read(index)
 
+    def check_box(self, index: int, frame: UInt8[np.ndarray, "h w 3"]) -> None:
+        """Raises ValueError where the box of this frame, if it has one, lies wholly outside its picture."""
+        if self.absent[index]:
+            return
+        try:
+            geometry.check_on_frame(geometry.xyxy_to_xywh(self.boxes_frame[index]), frame.shape[1::-1])
+        except ValueError as error:
+            raise ValueError(f"sequence {self.name}, frame {index}: {error}") from None
+
 
 @dataclass(frozen=True)
 class LazySequences(
@@ -260,6 +272,18 @@ def names_of(sequences: Sequences) -> tuple[str, ...]:
     if isinstance(sequences, LazySequences):
         return sequences.names
     return tuple(sequence.name for sequence in sequences)
+
+
+def pictures_of(sequences: Sequences, names: collections.abc.Collection[str]) -> set[str]:
+    """What the sequences of these names are `known_by`, and with them all other targets of the same videos."""
+    if not names:
+        return set()
+    found = set()
+    for number, name in enumerate(names_of(sequences)):
+        if name in names:
+            with suppress(ValueError):  # one that cannot be opened is learned from by nobody
+                found.add(sequences[number].known_by)
+    return found
 
 
 def has_area(boxes: Float[np.ndarray, "*rows 4"]) -> Bool[np.ndarray, "*rows"]:

@@ -197,7 +197,11 @@ def adapt(
     without ``calibration``.
     """
     source = network.config
-    _check_reachable(source, config, calibration)
+    check_reachable(source, config)
+    if calibration is None and _hidden(config) < _hidden(source):
+        raise ValueError(
+            f"to narrow MLPs from ratio {source.mlp_ratio} to {config.mlp_ratio} takes calibration crops"
+        )
     chosen = evenly(source.depth, config.depth) if blocks is None else blocks
     if calibration is not None:
         _check_sizes(config, calibration.template, calibration.search)
@@ -216,7 +220,8 @@ def _hidden(config: ModelConfig) -> int:
     return int(config.dim * config.mlp_ratio)
 
 
-def _check_reachable(source: ModelConfig, config: ModelConfig, calibration: Crops | None) -> None:
+def check_reachable(source: ModelConfig, config: ModelConfig) -> None:
+    """Raises ValueError where ``adapt`` cannot make a network of the one config of one of the other."""
     if (source.dim, source.heads) != (config.dim, config.heads):
         raise ValueError(
             f"width and heads stay as they are: the network has {source.dim} and {source.heads}, "
@@ -230,10 +235,6 @@ def _check_reachable(source: ModelConfig, config: ModelConfig, calibration: Crop
             raise ValueError(
                 f"{name} can only get smaller: the network has {have}, the config asks for {want}"
             )
-    if calibration is None and _hidden(config) < _hidden(source):
-        raise ValueError(
-            f"to narrow MLPs from ratio {source.mlp_ratio} to {config.mlp_ratio} takes calibration crops"
-        )
 
 
 def _resize_input(network: Network, config: ModelConfig) -> None:

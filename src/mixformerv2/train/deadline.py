@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import signal
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from mixformerv2.interrupts import handled_by
+from mixformerv2.interrupts import SAME_WISH_S, handled_by
 
 
 class Deadline:
@@ -24,7 +25,8 @@ class Deadline:
 
     @contextmanager
     def watching_signals(self) -> Iterator[None]:
-        """The first SIGTERM or Ctrl-C lets the step end and the run be saved; the second one acts as usual.
+        """The first SIGTERM or Ctrl-C lets the step end and the run be saved; a second one acts as usual, unless it
+        comes at once and says the same again.
 
         Does nothing in a thread other than the main one, to which signals go.
         """
@@ -32,9 +34,15 @@ class Deadline:
             yield
             return
 
+        first_s = -math.inf
+
         def note(number: int, _: object) -> None:
-            self.signal = number
-            signal.signal(number, before[signal.Signals(number)])
+            nonlocal first_s
+            if self.signal is None:
+                self.signal, first_s = number, time.monotonic()
+            elif time.monotonic() > first_s + SAME_WISH_S:
+                signal.signal(number, before[signal.Signals(number)])
+                signal.raise_signal(number)
 
         before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
         with handled_by(note, before):

@@ -132,7 +132,7 @@ def of_size(recipe: Recipe, config: Config) -> Recipe:
 
 
 def _measurable(groups: Mapping[str, list[Sequence]]) -> list[Sequence]:
-    """The sequences of all kinds, under names of their own. Raises ValueError for one without any box."""
+    """The sequences of all kinds, under names of their own. Raises ValueError for one without a box to start from."""
     named = []
     for kind, sequences in groups.items():
         for sequence in sequences:
@@ -140,6 +140,8 @@ def _measurable(groups: Mapping[str, list[Sequence]]) -> list[Sequence]:
                 raise ValueError(
                     f"sequence {sequence.name} has no frame with a box: it cannot be measured on"
                 )
+            start = int(np.flatnonzero(~sequence.absent)[0])
+            sequence.check_box(start, sequence.frame(start))
             name = f"{kind}/{sequence.name}" if len(groups) > 1 else sequence.name
             named.append(dataclasses.replace(sequence, name=name))
     return named

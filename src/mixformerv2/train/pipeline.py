@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -21,7 +22,7 @@ from mixformerv2.data.benchmarks import LAYOUTS
 from mixformerv2.data.loader import Loader
 from mixformerv2.data.memory import Decoded
 from mixformerv2.data.pairs import Batch
-from mixformerv2.data.sequence import Sequences, names_of
+from mixformerv2.data.sequence import Sequences, names_of, pictures_of
 from mixformerv2.files import write_bytes, write_text
 from mixformerv2.model import checkpoint
 from mixformerv2.model.network import Network, build
@@ -64,6 +65,7 @@ class Outcome:
     stopped_in: str | None = None  # stage
     interrupted: bool = False  # by Ctrl-C
     skipped: dict[str, int] = dataclasses.field(default_factory=dict)  # unreadable images
+    found: tuple[str, ...] = ()  # stages that were finished before
 
 
 def run(recipe: Recipe, data: Datasets, output: Path, options: RunOptions) -> Outcome:
@@ -92,21 +94,23 @@ class _Run:
         check_sources(recipe)
         _check_datasets(recipe, self.data)
         _note_data(recipe, self.data, self.output)
+        found: list[str] = []
         with self.deadline.watching_signals():
             for stage in recipe.stages:
-                if not _is_done(stage, self.output / stage.name) and not self.train(stage):
-                    return Outcome(
-                        None, stage.name, self.deadline.signal == signal.SIGINT, dict(self.skipped)
-                    )
+                if _is_done(stage, self.output / stage.name):
+                    found.append(stage.name)
+                elif not self.train(stage):
+                    by_ctrl_c = self.deadline.signal == signal.SIGINT
+                    return Outcome(None, stage.name, by_ctrl_c, dict(self.skipped), tuple(found))
                 self.finished[stage.name] = self.output / stage.name / LAST
         weights = self.output / RESULT
         if is_first_process():
             if recipe.result:
                 mean = result_network(recipe, self.finished)
-                checkpoint.save(mean, recipe.stages[-1].target, weights)
+                checkpoint.save(mean, recipe.target, weights)
             else:
                 write_bytes(weights, self.finished[recipe.stages[-1].name].read_bytes())
-        return Outcome(weights, skipped=dict(self.skipped))
+        return Outcome(weights, skipped=dict(self.skipped), found=tuple(found))
 
     def train(self, stage: StageConfig) -> bool:
         """Whether the stage is finished; otherwise all is saved."""
@@ -118,6 +122,7 @@ class _Run:
             validation = Validation.choose(stage.validation, self.data, fabric.device.type)
         teacher = teacher_network(stage, self.finished)
         loader = self._loader(stage, fabric.device)
+        self.decoded = None  # the loader has it, or makes room for another
         examples = Batch.join(list(loader.chunks(range(math.ceil(_CALIBRATION / stage.data.chunk)))))
         goes_on = (folder / RESUME).exists()  # the checkpoint then takes the place of whatever it starts from
         start = build(stage.trained_model) if goes_on else starting_network(stage, self.finished, examples)
@@ -184,46 +189,73 @@ def _check_datasets(recipe: Recipe, data: Datasets) -> None:
                 "others with --set 'data.sample.held_out=[\"NAME\"]', or none with []"
             )
         if stage.validation is not None:
-            _check_validation(stage, Validation.choose(stage.validation, data), data)
+            validation = Validation.choose(stage.validation, data)
+            for learning in (stage, *recipe.behind(stage)):
+                _check_validation(stage.name, validation, learning, data)
 
 
-def _check_validation(stage: StageConfig, validation: Validation, data: Datasets) -> None:
-    """Raises ValueError where it would track what the stage learns from: the best by that is the one that knows it."""
-    kind, held_out = validation.config.dataset, stage.data.sample.held_out
-    seen = [each.name for each in validation.sequences if each.name not in held_out]
-    if kind in _learned_from(stage, data) and seen:
+def _check_validation(name: str, validation: Validation, learning: StageConfig, data: Datasets) -> None:
+    """Raises ValueError where a stage would track what it learns from, or one behind it has: the best by that is the
+    one that knows it.
+    """
+    kind = validation.config.dataset
+    held_out = pictures_of(data[kind], learning.data.sample.held_out)
+    seen = [each.name for each in validation.sequences if each.known_by not in held_out]
+    if kind in _learned_from(learning, data) and seen:
+        which = "it" if learning.name == name else f"the stage {learning.name} behind it"
         raise ValueError(
-            f"stage {stage.name} would be validated on {seen[0]} of {kind}, which it learns from: hold all such out "
-            f"with --set 'data.sample.held_out=[\"{seen[0]}\"]', or validate on another dataset"
+            f"stage {name} would be validated on {seen[0]} of {kind}, which {which} learns from: hold all such out of "
+            f"all stages with --set 'data.sample.held_out=[\"{seen[0]}\"]', or validate on another dataset"
         )
 
 
 def _note_data(recipe: Recipe, data: Datasets, output: Path) -> None:
-    """Keeps by their names what a run learns from. Raises ValueError where it began with other sequences: what is
-    trained already, and all that goes on from it, would pass for trained on these.
+    """Keeps what a run learns from. Raises ValueError where it began with other sequences, or with other boxes of a
+    person's own clips: what is trained already, and all that goes on from it, would pass for trained on these.
     """
-    used = {
-        kind: names_of(sequences)
-        for stage in recipe.stages
-        for kind, sequences in _learned_from(stage, data).items()
-    }
-    now = {
-        kind: {
-            "sequences": len(names),
-            "sha256": hashlib.sha256("\n".join(sorted(names)).encode()).hexdigest(),
-        }
-        for kind, names in used.items()
-    }
-    known = json.loads((output / DATA).read_text()) if (output / DATA).exists() else {}
+    used = {kind: each for stage in recipe.stages for kind, each in _learned_from(stage, data).items()}
+    now = {kind: _digests(kind, sequences) for kind, sequences in used.items()}
+    begun = any((output / stage.name / file).exists() for stage in recipe.stages for file in (RESUME, DONE))
+    known = _read_json(output / DATA) if begun and (output / DATA).exists() else {}
     for kind in now:
-        if known.get(kind, now[kind]) != now[kind]:
-            raise ValueError(
-                f"{output} has learned from other data, of {kind} {known[kind]['sequences']} sequences and not these "
-                f"{now[kind]['sequences']}: choose another output folder, or give it what it began with"
-            )
+        before = known.get(kind, now[kind])
+        if before["sha256"] != now[kind]["sha256"]:
+            other = f"{kind} {before['sequences']} sequences and not these {now[kind]['sequences']}"
+        elif before.get("boxes") != now[kind].get("boxes"):
+            other = f"{kind} the same clips with other boxes"
+        else:
+            continue
+        raise ValueError(
+            f"{output} has learned from other data, of {other}: choose another output folder, or give it what it began "
+            "with"
+        )
     if known | now != known and is_first_process():
         output.mkdir(parents=True, exist_ok=True)
         write_text(output / DATA, json.dumps(known | now, indent=1) + "\n")
+
+
+def _digests(kind: str, sequences: Sequences) -> dict[str, Any]:
+    """What tells the sequences from others; of a person's own clips, which are corrected now and then, the boxes."""
+    names = names_of(sequences)
+    listed = "\n".join(sorted(names)).encode()
+    told: dict[str, Any] = {"sequences": len(names), "sha256": hashlib.sha256(listed).hexdigest()}
+    if kind.split(":")[0] == "folder":
+        boxes = hashlib.sha256()
+        for number in range(len(names)):
+            with contextlib.suppress(ValueError):  # one that cannot be opened teaches nothing
+                boxes.update(sequences[number].boxes_frame.tobytes())
+        told["boxes"] = boxes.hexdigest()
+    return told
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text())
+    except ValueError:
+        content = None
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} is damaged: delete it, or choose another output folder")
+    return content
 
 
 def _learned_from(stage: StageConfig, data: Datasets) -> Datasets:
@@ -245,7 +277,7 @@ def _is_done(stage: StageConfig, folder: Path) -> bool:
     """Raises ValueError where the stage was finished with other settings, naming every difference."""
     if not (folder / DONE).exists():
         return False
-    changed = changes(json.loads((folder / DONE).read_text()), stage)
+    changed = changes(_read_json(folder / DONE), stage)
     if changed:
         raise ValueError(
             f"{folder} holds this stage with other settings ({'; '.join(changed)}): "

@@ -105,7 +105,7 @@ def base() -> Recipe:
     )
     settings: dict[str, Any] = {"data": data, "batch": 256}
     samples = _PUBLISHED_SAMPLES
-    to_eight = _to_eight_blocks(target, preset("mixvit-b"), "mae:PATH", samples, settings)
+    to_eight = _to_eight_blocks(target, preset("mixvit-b"), f"mae:{stages.UNNAMED}", samples, settings)
     return Recipe("base", (*to_eight, stages.score_head("base", target, samples.score, "eight", **settings)))
 
 
@@ -123,7 +123,7 @@ def small() -> Recipe:
     return Recipe(
         "small",
         (
-            *_to_eight_blocks(target, teacher, "mae:PATH", samples, settings),
+            *_to_eight_blocks(target, teacher, f"mae:{stages.UNNAMED}", samples, settings),
             stages.deep_to_shallow(
                 "four", sized(target, score_head=False), samples.shallow, "eight", 8, **settings
             ),
@@ -183,7 +183,13 @@ def tiny_by_replacement() -> Recipe:
     whole = compact_and_tiny()
     eight, four, tiny = (whole.stages[index] for index in (3, 5, 6))
     replaced = stages.replace_blocks(
-        "four", four.target, four.samples, "PATH", data=eight.data, batch=eight.batch, optim=eight.optim
+        "four",
+        four.target,
+        four.samples,
+        stages.UNNAMED,
+        data=eight.data,
+        batch=eight.batch,
+        optim=eight.optim,
     )
     return Recipe("tiny-by-replacement", (replaced, tiny))
 

@@ -14,11 +14,14 @@ from mixformerv2.config import Config, ModelConfig
 from mixformerv2.data.loader import DataConfig
 from mixformerv2.data.plan import SampleConfig
 from mixformerv2.distill.replacement import ReplacementSchedule
+from mixformerv2.distill.shrink import check_reachable
 from mixformerv2.distill.targets import check_pair, default_feature_layers
 from mixformerv2.train.objective import LossWeights
 from mixformerv2.train.optim import OptimConfig
 
 AVERAGE = "average:"
+UNNAMED = "PATH"  # a start or a teacher that the person who trains has to name
+_UNLIKE = "networks of different sizes: only those of the same have an average"
 Precision = Literal["bf16-mixed", "32-true"]
 
 
@@ -75,6 +78,7 @@ class StageConfig:
             self.batch >= 1 and self.batch % chunk == 0,
             f"batch must be a multiple of data.chunk ({chunk}), got {self.batch}",
         )
+        require(self.seed >= 0, f"seed must not be negative, got {self.seed}")
         require(
             self.samples >= self.batch,
             f"samples must be at least one batch of {self.batch}, got {self.samples}",
@@ -160,23 +164,52 @@ class Recipe:
         models: dict[str, ModelConfig] = {}
         for stage in self.stages:
             for role in ("start", "teacher"):
-                for part in networks_named(getattr(stage, role) or ""):
+                parts = networks_named(getattr(stage, role) or "")
+                for part in parts:
                     if part in names and part not in models:
                         raise ValueError(f"stage {stage.name}: its {role} {part} comes later")
-            for part in networks_named(stage.teacher or ""):
-                if part in models:
-                    check_teacher(stage, models[part])
+                made = [models[part] for part in parts if part in models]
+                if any(model != made[0] for model in made):
+                    raise ValueError(f"stage {stage.name}: its {role} {getattr(stage, role)} has {_UNLIKE}")
+                for model in made[:1]:
+                    check_start(stage, model) if role == "start" else check_teacher(stage, model)
             models[stage.name] = stage.target.model
-        for part in networks_named(self.result) if self.result else ():
+        of_result = networks_named(self.result) if self.result else ()
+        for part in of_result:
             if part not in names:
                 raise ValueError(
                     f"recipe {self.name}: its result {self.result} is made of its own stages, not {part}"
                 )
+        if any(models[part] != models[of_result[0]] for part in of_result):
+            raise ValueError(f"recipe {self.name}: its result {self.result} has {_UNLIKE}")
+
+    @property
+    def target(self) -> Config:
+        """Of the network that comes of it, with its online rules."""
+        name = networks_named(self.result)[0] if self.result else self.stages[-1].name
+        return next(stage.target for stage in self.stages if stage.name == name)
+
+    def behind(self, stage: StageConfig) -> list[StageConfig]:
+        """The stages that a stage starts from or learns from, and those that they do, the last first."""
+        found, wanted = [], {stage.name}
+        for earlier in reversed(self.stages):
+            if earlier.name in wanted:
+                wanted |= {*networks_named(earlier.start), *networks_named(earlier.teacher or "")}
+                found += [earlier] * (earlier.name != stage.name)
+        return found
 
 
 def networks_named(name: str) -> tuple[str, ...]:
     """The networks that a start or a teacher is made of: one, or those whose weights are averaged."""
     return tuple(name.removeprefix(AVERAGE).split(",")) if name.startswith(AVERAGE) else (name,)
+
+
+def check_start(stage: StageConfig, start: ModelConfig) -> None:
+    """Raises ValueError where no start of such sizes can be made to fit the stage."""
+    try:
+        check_reachable(start, stage.trained_model)
+    except ValueError as error:
+        raise ValueError(f"stage {stage.name} cannot start from {stage.start}: {error}") from None
 
 
 def check_teacher(stage: StageConfig, teacher: ModelConfig) -> None:

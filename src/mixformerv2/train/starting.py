@@ -13,7 +13,7 @@ from mixformerv2.distill.shrink import adapt
 from mixformerv2.model import checkpoint, initialise
 from mixformerv2.model.network import Network, build
 from mixformerv2.runtime.backend import find_weights
-from mixformerv2.train.stages import Recipe, StageConfig, check_teacher, networks_named
+from mixformerv2.train.stages import UNNAMED, Recipe, StageConfig, check_teacher, networks_named
 
 Finished = Mapping[str, Path]  # stage -> its weights
 _VIT_S, _MAE = "vit-s", "mae:"  # trunks to start from, beside whole networks
@@ -79,6 +79,13 @@ def _load(stage: StageConfig, name: str, role: str, finished: Finished) -> Netwo
 
 
 def _find(stage: StageConfig, role: str, names: Iterable[str], finished: Finished) -> list[Path]:
+    if UNNAMED in names:
+        how = (
+            f"--set {stage.name}:{role}=FILE"
+            if role == "teacher"
+            else f"--init {stage.start[: -len(UNNAMED)]}FILE"
+        )
+        raise ValueError(f"stage {stage.name}: its {role} is for you to name, with {how}")
     with _spoken(stage, role):
         return [finished[name] if name in finished else find_weights(name) for name in names]
 
