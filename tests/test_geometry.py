@@ -13,6 +13,7 @@ import pytest
 
 from mixformerv2 import geometry
 from mixformerv2.geometry import CropWindow, xywh_to_xyxy, xyxy_to_xywh
+from mixformerv2.images import as_rgb_uint8
 
 FRAME_SIZE = (80, 60)
 PLACES = {
@@ -402,3 +403,19 @@ def test_pixels_outside_the_box_are_dimmed(box_px: list[float], bright: tuple[in
     expected[y1:y2, x1:x2] = crop[y1:y2, x1:x2]
     np.testing.assert_array_equal(dimmed, expected)
     np.testing.assert_array_equal(crop, noise(8, 8))
+
+
+@pytest.mark.parametrize("side", [40.0, 130.0, 4000.0])
+@pytest.mark.parametrize("middle", [(100.0, 80.0), (4.0, 155.0)])
+def test_bgr_that_is_read_backwards_is_cut_as_rgb_is(middle: tuple[float, float], side: float) -> None:
+    rgb = np.random.default_rng(0).integers(0, 256, (160, 200, 3), np.uint8)
+    bgr = np.ascontiguousarray(rgb[..., ::-1])
+    half = side / 8
+    box = np.array([middle[0] - half, middle[1] - half, middle[0] + half, middle[1] + half])
+    window = CropWindow.around(box, 4.0, 32)
+    out = np.empty((32, 32, 3), np.uint8)
+    backwards = as_rgb_uint8(bgr, "bgr", copy=False)
+    assert np.shares_memory(backwards, bgr)
+    assert window.cut(backwards, out=out) is out
+    assert np.array_equal(out, window.cut(rgb))
+    assert np.array_equal(window.cut(backwards), out)

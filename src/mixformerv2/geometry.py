@@ -165,6 +165,9 @@ class CropWindow:
         Written into ``out`` where that is given, so that a loop over frames allocates nothing but, for a window over
         the border, that square.
         """
+        if frame.strides[2] < 0:  # BGR that is read backwards: the crop is turned over, not the frame
+            crop = self.cut(frame[..., ::-1], out)
+            return cv2.cvtColor(crop, cv2.COLOR_BGR2RGB, dst=crop)
         height, width = frame.shape[:2]
         x1, y1 = max(self.left, 0), max(self.top, 0)
         x2, y2 = min(self.left + self.side, width - self.rim), min(self.top + self.side, height - self.rim)

@@ -52,10 +52,11 @@ def check_channels(channels: str) -> None:
         raise ValueError(f'channels must be "rgb" or "bgr", got {channels!r}')
 
 
-def as_rgb_uint8(frame: Any, channels: str = "rgb") -> Frame:
+def as_rgb_uint8(frame: Any, channels: str = "rgb", copy: bool = True) -> Frame:
     """A caller's frame as RGB uint8 (height, width, 3); one that is so already comes back itself, not copied.
 
-    `channels` is the order of colours in `frame`, "rgb" or "bgr". Grey is repeated, alpha dropped, uint16
+    Nor is, without `copy`, one in BGR, whose channels are then read backwards: `CropWindow.cut` takes that, OpenCV
+    not. `channels` is the order of colours in `frame`, "rgb" or "bgr". Grey is repeated, alpha dropped, uint16
     scaled by 1/257, float in [0, 1] by 255. Raises ValueError for any other dtype, shape or range.
     """
     check_channels(channels)
@@ -74,6 +75,8 @@ def as_rgb_uint8(frame: Any, channels: str = "rgb") -> Frame:
     pixels = _eight_bit(array)
     if pixels.shape[2] == 3 and channels == "rgb":
         return pixels
+    if pixels.shape[2] == 3 and not copy:
+        return pixels[..., ::-1]
     drop_alpha = cv2.COLOR_RGBA2RGB if channels == "rgb" else cv2.COLOR_BGRA2RGB
     conversions = {1: cv2.COLOR_GRAY2RGB, 3: cv2.COLOR_BGR2RGB, 4: drop_alpha}
     return np.asarray(cv2.cvtColor(pixels, conversions[pixels.shape[2]]), np.uint8)

@@ -96,7 +96,7 @@ class MultiTracker:
         number is taken, from 1 on; the number of a dropped target does not come again by itself. Raises ValueError for
         an id that is followed already or no whole number, and as ``Tracker.init``.
         """
-        return self.add_rgb(as_rgb_uint8(frame, self._channels), box, id)
+        return self.add_rgb(as_rgb_uint8(frame, self._channels, copy=False), box, id)
 
     def add_rgb(self, rgb: RgbFrame, box: Any, id: Any = None) -> int:
         """``add`` for a frame that is RGB uint8 already, as those of a video source are, whatever ``channels`` is."""
@@ -129,7 +129,7 @@ class MultiTracker:
 
     def update(self, frame: Any) -> dict[int, Result]:
         """Where every target is in the next frame, by id in the order of ``add``; as ``Tracker.update``."""
-        return self.update_rgb(as_rgb_uint8(frame, self._channels))
+        return self.update_rgb(as_rgb_uint8(frame, self._channels, copy=False))
 
     def update_rgb(self, rgb: RgbFrame) -> dict[int, Result]:
         """``update`` for a frame that is RGB uint8 already."""

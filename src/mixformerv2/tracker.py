@@ -81,7 +81,7 @@ class Tracker:
         the border is clipped, with a warning. Raises ValueError for a box without size or wholly outside, and for any
         other kind of frame.
         """
-        self.init_rgb(as_rgb_uint8(frame, self._channels), box)
+        self.init_rgb(as_rgb_uint8(frame, self._channels, copy=False), box)
 
     def init_rgb(self, rgb: RgbFrame, box: Any) -> None:
         """``init`` for a frame that is RGB uint8 already, as those of a video source are, whatever ``channels`` is."""
@@ -107,7 +107,7 @@ class Tracker:
         """
         if self.target is None:
             raise ValueError(_NOT_STARTED)
-        return self.update_rgb(as_rgb_uint8(frame, self._channels))
+        return self.update_rgb(as_rgb_uint8(frame, self._channels, copy=False))
 
     def update_rgb(self, rgb: RgbFrame) -> Result:
         """``update`` for a frame that is RGB uint8 already."""
