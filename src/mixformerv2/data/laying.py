@@ -89,7 +89,8 @@ def lay(casts: list[Cast], config: SampleConfig, views: ViewConfig, rng: np.rand
     to_frame, side_unit = _windows(boxes, outlined, in_front, away, views, rng)
     bent = outlined & (rng.random((b, scenes)) < views.bend_share) & (np.arange(scenes) > 0)
     bend_unit = np.minimum(rng.uniform(0, views.bend, (b, scenes)) * side_unit, MAX_BEND_UNIT) * bent
-    return Plan(frames, to_frame, used, pasted, in_front, part_frame, bend_unit, present & ~away)
+    box_frame = np.where(outlined[:, -1:], 0.0, boxes[:, -1, TARGET])
+    return Plan(frames, to_frame, used, pasted, in_front, part_frame, box_frame, bend_unit, present & ~away)
 
 
 def _parts(

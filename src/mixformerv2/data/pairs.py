@@ -106,6 +106,10 @@ def _compose(
         templates = _marked(templates, masks, np.arange(len(masks)) % (scenes - 1) > 0, marking, rng)
     templates = templates.reshape(b, scenes - 1, *templates.shape[1:])
     box_unit, visible = boxes_of_masks(mask)
+    known_unit, known = _known_boxes(plan, seen.frame_sizes[:, -1, TARGET])
+    box_unit = torch.where(
+        send(known, box_unit.device)[:, None], send(known_unit, box_unit.device, torch.float32), box_unit
+    )
     present = visible & send(plan.present, visible.device)
     box_unit = box_unit * present[:, None]
     return Batch(templates[:, 0].contiguous(), templates[:, 1:].contiguous(), search, box_unit, present)
@@ -155,6 +159,24 @@ def boxes_of_masks(
     visible = inside.any(dim=2).any(dim=1) & (x2 - x1 >= 3) & (y2 - y1 >= 3)
     boxes = torch.stack([x1, y1, x2, y2], dim=1) / side
     return boxes * visible[:, None], visible
+
+
+def _known_boxes(
+    plan: Plan, frame_sizes: Int[np.ndarray, "b 2"]
+) -> tuple[Float[np.ndarray, "b 4"], Bool[np.ndarray, " b"]]:
+    """Targets without an outline, as fractions of the search crops, and which are such: those of masks are whole pixels
+    of the crop, which is up to a tenth of a small target's area.
+    """
+    low, high = (np.clip(plan.box_frame[:, of], 0, frame_sizes) for of in (slice(0, 2), slice(2, 4)))
+    corners = np.stack(
+        [low, high, np.stack([low[:, 0], high[:, 1]], 1), np.stack([high[:, 0], low[:, 1]], 1)], 1
+    )
+    affine = plan.to_frame[:, -1, TARGET]
+    corners_unit = np.linalg.solve(affine[:, None, :, :2], (corners - affine[:, None, :, 2])[..., None])[
+        ..., 0
+    ]
+    box_unit = np.concatenate([corners_unit.min(axis=1), corners_unit.max(axis=1)], axis=1)
+    return np.clip(box_unit, 0, 1), plan.box_frame[:, 2] > plan.box_frame[:, 0]
 
 
 def _draw(scenes: _Scenes) -> tuple[Float[Tensor, "m 3 side side"], Float[Tensor, "m side side"]]:

@@ -89,5 +89,8 @@ class Plan(NamedTuple):
     pasted: Bool[np.ndarray, "b scenes"]  # of TARGET only the object, BEHIND around it
     in_front: Bool[np.ndarray, "b scenes"]  # OTHER hides the target, not the target it
     part_frame: Float[np.ndarray, "b scenes 4"]  # the target, if it is but a rectangle of TARGET; else zeros
+    box_frame: Float[
+        np.ndarray, "b 4"
+    ]  # of the target in the search region, where it has no outline; else zeros
     bend_unit: Float[np.ndarray, "b scenes"]  # deviation of the shifts that bend the scene; 0: none
     present: Bool[np.ndarray, " b"]  # is the template's target what TARGET shows in the search region?
