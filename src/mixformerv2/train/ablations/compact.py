@@ -59,7 +59,9 @@ ROWS = (
         (*_DEPTH[0].stages, _VIA_SIX),
     ),
 )
-_KNOWN = "`compact`, from whose shipped weights they start, has also learned from the sequences that are held out here."
+_KNOWN = (
+    "They start from the weights of `compact` that ship, which has learned from the sequences held out here."
+)
 _COMPARED = (
     "In the rows `depth-N` the tokens that leave a block are compared with those that enter the next one that stays, "
     "in the others with those at the same share of the depth."
@@ -68,7 +70,7 @@ TABLES = (
     Table(
         *("compact-to-four", 3, "From the eight blocks of compact to four"),
         (*row_names(_HALF), "depth-4", "half-via-six"),
-        note=f"All but `half-scratch`: {_KNOWN} That row has the rates of the others. {_COMPARED}",
+        note=f"{_KNOWN} `half-scratch` does not, and has the rates of the others. {_COMPARED}",
     ),
     Table(
         *("mlp", 4, "MLP ratio", row_names(_MLP)),
