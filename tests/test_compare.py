@@ -147,6 +147,18 @@ def test_a_run_compared_with_itself_has_as_much_and_keeps_a_name_of_its_own() ->
     assert not result.excludes_zero and result.resampled.share_above_zero == 0
 
 
+def test_runs_in_different_precisions_are_said_to_differ_in_that_too() -> None:
+    one = run_of("tiny", a=[2.0, 3.0], b=[4.0, 1.0])
+    runs = {
+        precision: one._replace(description={**one.description, "tracker": {"precision": precision}})
+        for precision in ("f32", "int8")
+    }
+    said = "They differ in precision, too, f32 and int8: to compare the models alone, run both with the same"
+    assert said in compared(runs["f32"], runs["int8"]).verdict()
+    assert "precision" not in compared(runs["f32"], runs["f32"]).verdict()
+    assert "precision" not in compared(one, runs["int8"]).verdict()  # of another kind of tracker
+
+
 def test_few_sequences_are_said_to_give_a_rough_interval() -> None:
     result = compared(run_of("a", one=[0, 9], two=[0, 5]), run_of("b", one=[0, 0], two=[0, 0]))
     assert result.verdict().endswith("An interval from only 2 sequences is a rough one.")

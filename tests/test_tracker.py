@@ -384,6 +384,13 @@ def test_the_warning_names_the_line_of_the_caller(tmp_path: Path) -> None:
     assert re.findall(r"program\.py:(\d+): UserWarning", ran.stderr) == ["4", "5"]
 
 
+def test_a_box_in_fractions_of_the_frame_is_refused() -> None:
+    with pytest.raises(
+        ValueError, match=r"0\.4,0\.3,0\.2,0\.2 lies within one pixel: .* not in fractions of it"
+    ):
+        Tracker(backend=Scripted([0.9])).init(np.zeros((100, 120, 3), np.uint8), (0.4, 0.3, 0.2, 0.2))
+
+
 @pytest.mark.parametrize("box", [(0, 0, 120, 100), (119, 99, 1, 1), (0.0, 99.5, 0.5, 0.5)])
 def test_a_box_that_touches_the_border_is_accepted_as_it_is(box: Any) -> None:
     with warnings.catch_warnings():

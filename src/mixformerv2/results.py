@@ -145,7 +145,8 @@ def read_results(path: str | Path, format: str | None = None) -> list[ResultRow]
     """
     chosen = _format_of(path, format)
     if not os.path.isfile(path):
-        raise FileNotFoundError(f"{path} is not a results file: there is no such file")
+        what = "it is a folder" if os.path.isdir(path) else "there is no such file"
+        raise FileNotFoundError(f"{path} is not a results file: {what}")
     lines = Path(path).read_text(encoding="utf-8-sig", errors="replace").rstrip().splitlines()
     wanted: dict[str, tuple[str, ...]] = {"mot": _MOT_COLUMNS, "csv": COLUMNS, "jsonl": COLUMNS}
     columns, first = wanted.get(chosen, _BOX_COLUMNS), 0

@@ -29,7 +29,8 @@ def read_starts(path: str | Path) -> list[Start]:
     Raises FileNotFoundError, or ValueError naming the line that is wrong.
     """
     if not os.path.isfile(path):
-        raise FileNotFoundError(f"{path} is not a file of boxes: there is no such file")
+        what = "it is a folder" if os.path.isdir(path) else "there is no such file"
+        raise FileNotFoundError(f"{path} is not a file of boxes: {what}")
     lines = Path(path).read_text(encoding="utf-8-sig", errors="replace").splitlines()
     header = lines[0].replace(" ", "").lower() if lines else ""
     if header == _HEADER:

@@ -258,6 +258,11 @@ def _inside(box: Any, frame_size: tuple[int, int]) -> geometry.Box:
     """A person's ``x, y, w, h`` as a box on the frame; one that reaches over the border is clipped, with a warning."""
     width, height = frame_size
     box_frame = geometry.check_on_frame(box, frame_size)
+    if box_frame.min() >= 0 and box_frame.max() <= 1 < min(frame_size):
+        raise ValueError(
+            f"the box {geometry.as_text(box_frame)} lies within one pixel: it must be in pixels of the frame of "
+            f"{width} x {height} px, not in fractions of it"
+        )
     inside = np.clip(box_frame, 0, np.tile([width, height], 2))
     if not np.array_equal(inside, box_frame):
         warnings.warn(

@@ -63,10 +63,12 @@ def read_starts(path: Path) -> list[Start]:
         raise FileNotFoundError(
             f"there is no {path}: it must hold rows {','.join(COLUMNS)}, a box for each target"
         )
-    with path.open(encoding="utf-8-sig", newline="") as stream:
+    with path.open(encoding="utf-8-sig", errors="replace", newline="") as stream:
         rows = csv.DictReader(stream)
         if tuple(rows.fieldnames or ()) != COLUMNS:
-            raise ValueError(f"{path} must begin with the header {','.join(COLUMNS)}, got {rows.fieldnames}")
+            raise ValueError(
+                f"{path} must begin with the header {','.join(COLUMNS)}, got {','.join(rows.fieldnames or ())[:60]!r}"
+            )
         starts = []
         for row in rows:
             if None in row or None in row.values():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import io
 import os
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from threading import Lock
@@ -88,6 +89,10 @@ def choose(folder: Path, precision: str, device: str) -> tuple[str, ov.Model | N
     if precision == "auto":
         is_made_for_int8 = device == "CPU" and cpu.is_made_for_int8()
         int8 = _int8_graph(folder) if is_made_for_int8 else None
+        if is_made_for_int8 and int8 is None and (folder / INT8_GRAPH).is_file():
+            warnings.warn(
+                f"{_unfit_int8(folder)}; {fastest_floating(device)} is taken meanwhile", stacklevel=2
+            )
         return (fastest_floating(device), None) if int8 is None else ("int8", int8)
     there = precisions(device)
     if precision not in there:
@@ -98,16 +103,20 @@ def choose(folder: Path, precision: str, device: str) -> tuple[str, ov.Model | N
         return precision, None
     int8 = _int8_graph(folder)
     if int8 is None:
-        made_so = f"`mixformerv2 quantise {folder} --calibrate VIDEO"
         if not (folder / INT8_GRAPH).is_file():
             raise FileNotFoundError(
-                f"{folder} has no graph in int8: make one with {made_so}`, or choose another precision"
+                f"{folder} has no graph in int8: make one with `mixformerv2 quantise {folder} --calibrate VIDEO`, or "
+                "choose another precision"
             )
-        raise ValueError(
-            f"{folder / INT8_GRAPH} is damaged, or was made of other weights or graphs than those beside it: make "
-            f"it anew with {made_so} --overwrite`"
-        )
+        raise ValueError(_unfit_int8(folder))
     return "int8", int8
+
+
+def _unfit_int8(folder: Path) -> str:
+    return (
+        f"{folder / INT8_GRAPH} is damaged, or was made of other weights or graphs than those beside it: make it anew "
+        f"with `mixformerv2 quantise {folder} --calibrate VIDEO --overwrite`"
+    )
 
 
 def fastest_floating(device: str) -> str:

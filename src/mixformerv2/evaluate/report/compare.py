@@ -67,6 +67,8 @@ class Comparison:
     seed: int
     pooled: bool = False
     """whether sequences weigh by their frames"""
+    precisions: tuple[str, ...] = ()
+    """of A and B, where they were not computed in the same"""
 
     @property
     def excludes_zero(self) -> bool:
@@ -74,7 +76,15 @@ class Comparison:
         return self.resampled.low > 0 or self.resampled.high < 0
 
     def verdict(self) -> str:
-        """What the numbers say, in one or two sentences."""
+        """What the numbers say, in a few sentences."""
+        if not self.precisions:
+            return self._outcome()
+        return (
+            f"{self._outcome()} They differ in precision, too, {' and '.join(self.precisions)}: to compare the models "
+            "alone, run both with the same --option precision=NAME."
+        )
+
+    def _outcome(self) -> str:
         mean, low, high, share = self.resampled
         title, count = TITLES[self.figure], len(self.differences)
         word = (
@@ -159,8 +169,12 @@ def compare(
     pooled = pools_frames(protocol)
     weights = np.array(frames if pooled else np.ones(len(pairs)), np.float64)
     resampled = resample(np.array([pair.gain for pair in pairs]), weights, seed, resamples)
-    order = sorted(pairs, key=lambda pair: (-pair.gain, pair.sequence))
-    return Comparison(a.label, b.label, protocol.name, name, tuple(order), resampled, resamples, seed, pooled)
+    order = tuple(sorted(pairs, key=lambda pair: (-pair.gain, pair.sequence)))
+    ran = tuple(run.description.get("tracker", {}).get("precision") for run in (run_a, run_b))
+    unlike = ran if None not in ran and ran[0] != ran[1] else ()
+    return Comparison(
+        a.label, b.label, protocol.name, name, order, resampled, resamples, seed, pooled, unlike
+    )
 
 
 def resample(
