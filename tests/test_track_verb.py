@@ -8,6 +8,8 @@ import os
 import pickle
 import re
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +55,32 @@ def test_track_writes_a_video_and_results_and_says_where(track: Run, home: Path)
     assert rows[0].result.box == tiny.square_box(0)
     with open_source("out.mp4") as frames:
         assert sum(1 for _ in frames) == NUM_FRAMES
+
+
+def test_rows_on_standard_output_are_those_of_a_file_and_nothing_else(track: Run, home: Path) -> None:
+    assert track("clip.mp4", "--results", "boxes.jsonl", "--results-format", "jsonl").code == 0
+    ran = track("clip.mp4", "--results", "-")
+    assert (ran.code, ran.out) == (0, (home / "boxes.jsonl").read_text())
+    assert f"{NUM_FRAMES} frames" in ran.err
+    ran = track("clip.mp4", "--results", "-", "--results-format", "csv", "--sheet", "sheet.png")
+    assert ran.out.startswith("frame,x,y,w,h,score,state\n0,")
+    assert len(ran.out.splitlines()) == NUM_FRAMES + 1
+    assert "sheet.png" in ran.err and (home / "sheet.png").exists()
+    assert not (home / "clip-tracked.mp4").exists()
+    assert_refused(
+        track("clip.mp4", "--sheet", "sheet.jpg"), "a contact sheet must end in .png, got sheet.jpg"
+    )
+
+
+def test_nobody_who_reads_the_rows_any_more_ends_the_tracking(home: Path) -> None:
+    command = [sys.executable, "-m", "mixformerv2", "track", "clip.mp4", "--box", BOX, "--results", "-"]
+    model = ["--model", "model.safetensors", "--backend", "torch", "--output", "out.mp4"]
+    nobody, written = os.pipe()
+    os.close(nobody)
+    ran = subprocess.run([*command, *model], stdout=written, stderr=subprocess.PIPE, text=True)
+    os.close(written)
+    assert (ran.returncode, ran.stderr) == (130, "")
+    assert not (home / "out.mp4").exists()
 
 
 def test_a_frame_is_drawn_with_rulers_instead_of_tracking(run: Run, home: Path) -> None:

@@ -21,7 +21,7 @@ from mixformerv2.images import Frame, is_image
 from mixformerv2.interrupts import Interrupts, as_keyboard_interrupts
 from mixformerv2.multitracker import MultiTracker
 from mixformerv2.overlay import OverlayVideo, draw, draw_many
-from mixformerv2.results import Result, ResultFile, ResultRow
+from mixformerv2.results import STANDARD_OUTPUT, Result, ResultFile, ResultRow, ResultStream
 from mixformerv2.starts import Start
 from mixformerv2.tracker import Tracker
 from mixformerv2.video import open_source
@@ -32,7 +32,7 @@ class Outputs:
     """Files to write; None for those not wanted."""
 
     video: Path | None = None
-    results: Path | None = None
+    results: Path | None = None  # `-`: each row on standard output as soon as it is known
     results_format: str | None = None
     contact_sheet: Path | None = None
     overwrite: bool = False
@@ -41,11 +41,16 @@ class Outputs:
 
     def check_apart(self, read: str | Path | int) -> None:
         """Raises ValueError where one of them is another one, or is what is read: it would be lost."""
-        wanted = [path for path in (self.video, self.results, self.contact_sheet) if path is not None]
-        for number, written in enumerate(wanted):
-            if os.path.realpath(written) in map(os.path.realpath, wanted[:number]):
+        for number, written in enumerate(self.files):
+            if os.path.realpath(written) in map(os.path.realpath, self.files[:number]):
                 raise ValueError(f"{written} is to be written twice, and one would be lost: name two files")
             check_apart(written, read)
+
+    @property
+    def files(self) -> list[Path]:
+        """Those that are wanted."""
+        wanted = (self.video, self.contact_sheet, self.results)
+        return [path for path in wanted if path not in (None, STANDARD_OUTPUT)]
 
 
 def check_apart(written: Path, read: str | Path | int) -> None:
@@ -222,12 +227,14 @@ class _Files:
 
     def __init__(self, outputs: Outputs, with_ids: bool, fps: float, interrupts: Interrupts) -> None:
         self._kept, self._with_ids, self._interrupts = outputs.kept or (), with_ids, interrupts
-        self._results: ResultFile | None = None
+        self._results: ResultFile | ResultStream | None = None
         self._pictures: list[OverlayVideo | ContactSheet] = []
         self._begun = False
         overwrite = outputs.overwrite
         with ExitStack() as stack:
-            if outputs.results is not None:
+            if outputs.results == STANDARD_OUTPUT:
+                self._results = stack.enter_context(ResultStream(outputs.results_format, with_ids))
+            elif outputs.results is not None:
                 replace = overwrite or outputs.kept is not None
                 results = ResultFile.open(outputs.results, outputs.results_format, replace, with_ids)
                 self._results = stack.enter_context(results)
@@ -267,6 +274,9 @@ class ContactSheet:
     COLUMNS, TILES, TILE_PX = 4, 12, 320
 
     def __init__(self, path: Path, overwrite: bool = False) -> None:
+        """Claims `path`, which must end in .png. Raises ValueError for another suffix, and as ``PartialFile.claim``."""
+        if path.suffix.lower() != ".png":
+            raise ValueError(f"a contact sheet must end in .png, got {path}")
         self._file = PartialFile.claim(path, overwrite)
         self._tiles: list[Frame] = []
         self._seen, self._stride = 0, 1

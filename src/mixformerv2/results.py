@@ -10,12 +10,14 @@ import json
 import math
 import os
 import re
+import sys
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple
 
 from mixformerv2.files import PartialFile
 
+STANDARD_OUTPUT = Path("-")  # in place of a results file
 FORMATS = ("csv", "jsonl", "otb", "lasot", "got10k", "mot")
 SUFFIXES = {".csv": "csv", ".jsonl": "jsonl", ".txt": "lasot", ".mot.txt": "mot"}
 COLUMNS = ("frame", "x", "y", "w", "h", "score", "state")
@@ -59,7 +61,7 @@ class ResultFile:
         self._stream = partial.path.open("wb", 0)
         self._num_bytes = 0
         if format == "csv":
-            self._write_line(",".join(COLUMNS_WITH_ID if with_ids else COLUMNS))
+            self._write_line(_header(with_ids))
 
     @classmethod
     def open(
@@ -77,12 +79,7 @@ class ResultFile:
         Raises ValueError for an unknown format or suffix, or one without a place for ids that are wanted,
         FileExistsError if the file is there and `overwrite` is false, another OSError if it cannot be written.
         """
-        chosen = _format_of(path, format)
-        if with_ids and chosen not in _FORMATS_WITH_ID:
-            raise ValueError(
-                f"{path} would be written as {chosen}, which has no place for the ids of several targets: "
-                f"name it .mot.txt, .csv or .jsonl, or choose the format {', '.join(_FORMATS_WITH_ID)}"
-            )
+        chosen = _format_to_write(path, format, with_ids)
         return cls(PartialFile.claim(path, overwrite), chosen, with_ids)
 
     def write(self, frame: int, result: Result, id: int | None = None) -> None:
@@ -135,6 +132,41 @@ class ResultFile:
             self.close()
 
 
+class ResultStream:
+    """Rows on standard output, each as soon as it is known, for a program that reads them; as a ``ResultFile``.
+
+    JSON Lines, unless another of ``FORMATS`` is named; raises as ``ResultFile.open``, and KeyboardInterrupt when nobody
+    reads any more.
+    """
+
+    def __init__(self, format: str | None = None, with_ids: bool = False) -> None:
+        self._format = _format_to_write(STANDARD_OUTPUT, format or "jsonl", with_ids)
+        self._stream = sys.stdout
+        if self._format == "csv":
+            self._write_line(_header(with_ids))
+
+    def write(self, frame: int, result: Result, id: int | None = None) -> None:
+        """As that of a ``ResultFile``."""
+        self._write_line(_to_line(self._format, ResultRow(frame, result, id)))
+
+    def _write_line(self, line: str) -> None:
+        try:
+            print(line, file=self._stream, flush=True)
+        except BrokenPipeError:
+            # Else Python would try again when it ends, and complain.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), self._stream.fileno())
+            raise KeyboardInterrupt("nobody reads the results any more") from None
+
+    def discard(self) -> None:
+        """What was read cannot be taken back."""
+
+    def __enter__(self) -> ResultStream:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+
 def read_results(path: str | Path, format: str | None = None) -> list[ResultRow]:
     """The rows of a results file, boxes 0-based whatever the file counts from.
 
@@ -179,6 +211,20 @@ def _format_of(path: str | Path, format: str | None) -> str:
     if chosen not in FORMATS:
         raise ValueError(f"results format must be one of {', '.join(FORMATS)}, got {format!r}")
     return chosen
+
+
+def _format_to_write(path: str | Path, format: str | None, with_ids: bool) -> str:
+    chosen = _format_of(path, format)
+    if with_ids and chosen not in _FORMATS_WITH_ID:
+        raise ValueError(
+            f"{path} would be written as {chosen}, which has no place for the ids of several targets: "
+            f"name it .mot.txt, .csv or .jsonl, or choose the format {', '.join(_FORMATS_WITH_ID)}"
+        )
+    return chosen
+
+
+def _header(with_ids: bool) -> str:
+    return ",".join(COLUMNS_WITH_ID if with_ids else COLUMNS)
 
 
 def _to_line(format: str, row: ResultRow) -> str:

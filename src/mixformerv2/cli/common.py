@@ -89,9 +89,9 @@ def _show_warning(message: Warning | str, category: type[Warning], *_: Any, **__
         warn(str(message))
 
 
-def say(text: str) -> None:
-    """On stdout as it stands: brackets in the name of a file are no markup."""
-    out.print(text, markup=False, highlight=False)
+def say(text: str, to: Console = out) -> None:
+    """As it stands, on stdout unless that is another's: brackets in the name of a file are no markup."""
+    to.print(text, markup=False, highlight=False)
 
 
 def warn(message: str) -> None:

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from mixformerv2.cli.common import OverwriteOption, app, err, parse_box, say, warn
+from mixformerv2.cli.common import OverwriteOption, app, err, out, parse_box, say, warn
 from mixformerv2.config import DEFAULT_MODEL
 
 if TYPE_CHECKING:
-    from mixformerv2.recording import Progress, Summary
+    from mixformerv2.recording import Outputs, Progress, Summary
     from mixformerv2.results import ResultRow
 
 ModelOption = Annotated[
@@ -96,10 +96,17 @@ def track_verb(
     ] = None,
     output: Annotated[Path | None, typer.Option(help="Overlay video to write (.mp4, .mov, .mkv).")] = None,
     results: Annotated[
-        Path | None, typer.Option(help="Boxes to write: .csv, .jsonl, .txt or .mot.txt.")
+        Path | None,
+        typer.Option(
+            help="Boxes to write: .csv, .jsonl, .txt or .mot.txt; - for JSON Lines on standard output, row by row."
+        ),
     ] = None,
     results_format: Annotated[
         str | None, typer.Option(help="csv, jsonl, otb, lasot, got10k or mot; by default from the suffix.")
+    ] = None,
+    sheet: Annotated[
+        Path | None,
+        typer.Option(help="Contact sheet to write (.png): twelve frames spread over the whole video."),
     ] = None,
     keep_before: Annotated[
         bool,
@@ -115,14 +122,20 @@ def track_verb(
     threads: ThreadsOption = None,
     overwrite: OverwriteOption = False,
 ) -> None:
-    """Follow one object or many through a video; without --output and --results, writes SOURCE-tracked.mp4 here."""
+    """Follow one object or many through a video; where no file is named, writes SOURCE-tracked.mp4 here."""
     from mixformerv2.multitracker import MultiTracker
     from mixformerv2.recording import Outputs, record, record_many
     from mixformerv2.starts import read_starts
     from mixformerv2.tracker import Tracker
 
     if rulers is not None:
-        others: dict[str, Any] = {"--box": box, "--boxes": boxes, "--output": output, "--results": results}
+        others: dict[str, Any] = {
+            "--box": box,
+            "--boxes": boxes,
+            "--output": output,
+            "--results": results,
+            "--sheet": sheet,
+        }
         others |= {"--results-format": results_format, "--keep-before": keep_before}
         if given := [name for name, value in others.items() if value not in (None, False)]:
             raise ValueError(f"--rulers draws a frame to read a box off: leave out {' and '.join(given)}")
@@ -139,10 +152,10 @@ def track_verb(
         )
     if results is None and results_format is not None:
         raise ValueError(f"--results-format {results_format} belongs to --results, which is not given")
-    if output is None and results is None:
+    if output is None and results is None and sheet is None:
         output = Path(f"{default_name(source)}-tracked.mp4")
     kept = _rows_before(start_frame, results, results_format) if keep_before else None
-    outputs = Outputs(output, results, results_format, overwrite=overwrite, kept=kept)
+    outputs = Outputs(output, results, results_format, sheet, overwrite, kept)
     loading = (model, backend, precision, device, threads)
     tracker: Tracker | MultiTracker
     if boxes is None:
@@ -214,8 +227,11 @@ def _progress() -> Iterator[Progress]:
         yield lambda done, total: bars.update(bar, completed=done, total=total)
 
 
-def _report(summary: Summary, tracker: Any, outputs: Any) -> None:
+def _report(summary: Summary, tracker: Any, outputs: Outputs) -> None:
     """Says what was done; ends the process with 130 where Ctrl-C or another signal cut it short."""
+    from mixformerv2.results import STANDARD_OUTPUT
+
+    to = err if outputs.results == STANDARD_OUTPUT else out
     if summary.warning:
         warn(summary.warning)
     if summary.interrupted:
@@ -229,9 +245,9 @@ def _report(summary: Summary, tracker: Any, outputs: Any) -> None:
     if summary.targets > 1:
         lost = f", {summary.targets} targets{lost}"
     engine = f"{tracker.backend.name} {tracker.backend.precision}"
-    say(f"{summary.frames} frames{lost}{speed} with {engine}")
-    for path in (outputs.video, outputs.contact_sheet, outputs.results):
-        if path is not None and path.exists():
-            say(f"  {path}")
+    say(f"{summary.frames} frames{lost}{speed} with {engine}", to)
+    for path in outputs.files:
+        if path.exists():
+            say(f"  {path}", to)
     if summary.interrupted:
         raise typer.Exit(130)
