@@ -27,9 +27,9 @@ from mixformerv2.data.loader import DataConfig, Loader
 from mixformerv2.data.pairs import Batch
 from mixformerv2.data.plan import SampleConfig
 from mixformerv2.model.network import build
-from mixformerv2.train.engine import affordable_precision
 from mixformerv2.train.objective import LossWeights, Objective
 from mixformerv2.train.optim import OptimConfig, make_optimiser
+from mixformerv2.train.processes import affordable_precision
 
 
 class Row:

@@ -25,7 +25,7 @@ from mixformerv2.data.sequence import Sequence as Video
 from mixformerv2.distill.shrink import set_branch_scale
 from mixformerv2.model import checkpoint
 from mixformerv2.model.network import Network, build
-from mixformerv2.train import deadline, engine, stages
+from mixformerv2.train import deadline, engine, processes, stages
 from mixformerv2.train.deadline import Deadline
 from mixformerv2.train.engine import (
     BEST,
@@ -33,12 +33,11 @@ from mixformerv2.train.engine import (
     RESUME,
     Engine,
     RunOptions,
-    affordable_precision,
-    open_fabric,
 )
 from mixformerv2.train.log import read_log
 from mixformerv2.train.objective import LossWeights, Objective
 from mixformerv2.train.optim import OptimConfig
+from mixformerv2.train.processes import affordable_precision, open_fabric
 from mixformerv2.train.settings import override
 from mixformerv2.train.stages import Recipe, ValidationConfig
 from mixformerv2.train.validation import Validation
@@ -680,13 +679,13 @@ def test_a_batch_that_cannot_be_shared_is_refused(
 def test_processes_expect_parameters_without_gradients_where_there_are_some(
     fields: dict[str, Any], unused: bool
 ) -> None:
-    assert engine._leaves_some_out(training.stage(**fields)) == unused
+    assert processes._leaves_some_out(training.stage(**fields)) == unused
     scored = stages.score_head(
         "scored", Config(dataclasses.replace(training.MODEL, score_head=True)), 64, "x"
     )
-    assert not engine._leaves_some_out(scored)
-    assert engine._leaves_some_out(stages.replace_blocks("replaced", STAGE.target, 64, "x"))
+    assert not processes._leaves_some_out(scored)
+    assert processes._leaves_some_out(stages.replace_blocks("replaced", STAGE.target, 64, "x"))
 
 
 def test_alone_there_is_one_process() -> None:
-    assert open_fabric(STAGE, RunOptions(device="cpu")).world_size == 1
+    assert open_fabric(STAGE, "cpu").world_size == 1

@@ -34,11 +34,12 @@ from mixformerv2.train import pipeline
 from mixformerv2.train.engine import LAST, RESUME, Engine, RunOptions, make_objective
 from mixformerv2.train.objective import Objective
 from mixformerv2.train.pipeline import DONE, RESULT, Outcome
+from mixformerv2.train.processes import alone_in
 from mixformerv2.train.recipes import RECIPES
 from mixformerv2.train.settings import as_plain, override
 from mixformerv2.train.stages import Recipe, StageConfig, ValidationConfig
 from mixformerv2.train.starting import starting_network, teacher_network
-from mixformerv2.train.validation import Validation
+from mixformerv2.train.validation import Validation, with_parts_to_track
 
 Data = Mapping[str, Sequence[Video]]
 # Fewer steps than the recipe has, so those that start from a trained network are smaller.
@@ -335,6 +336,25 @@ def test_what_an_earlier_stage_has_learned_does_not_validate(smoke: Run, tmp_pat
         pipeline.run(Recipe("two", (first, second)), smoke.data, tmp_path, OPTIONS)
 
 
+def test_a_part_that_nobody_learns_from_may_validate(tmp_path: Path) -> None:
+    root = training.write_datasets(tmp_path / "data")
+    training.write_got10k(root / "got10k", "GOT-10k_Val_000001", frames=4, part="val")
+    recipe = Recipe("one", (training.stage(validation=ValidationConfig(8, "got10k-val")),))
+    opened = open_datasets(root)
+    data = with_parts_to_track(recipe, opened, root)
+    assert [each.name for each in data["got10k-val"]] == ["GOT-10k_Val_000001"]
+    assert pipeline._to_learn_from(recipe.stages[0], data) == opened
+    pipeline._check_datasets(recipe, data)
+    of_train = override(recipe, ["validation.dataset=got10k-train"])
+    with pytest.raises(
+        ValueError, match="validated on GOT-10k_Train_000001 of got10k-train, which it learns from"
+    ):
+        pipeline._check_datasets(of_train, with_parts_to_track(of_train, opened, root))
+    missing = override(recipe, ["validation.dataset=lasot-test"])
+    with pytest.raises(ValueError, match=f"no dataset in {root} has a part lasot-test"):
+        with_parts_to_track(missing, opened, root)
+
+
 def test_all_targets_of_a_video_are_held_out_with_one_of_them() -> None:
     one = painted.video(3)
     another = dataclasses.replace(one, name="another", source=one.known_by)
@@ -368,6 +388,20 @@ def test_clips_whose_boxes_were_corrected_are_other_data(tmp_path: Path, no_curv
     for file in ("only/done.json", "only/resume.pt"):  # nothing is learned there: it may begin
         (tmp_path / "out" / file).unlink()
     assert pipeline.run(recipe, corrected, tmp_path / "out", OPTIONS).weights
+
+
+def test_two_runs_are_not_at_one_stage_at_once(smoke: Run, tmp_path: Path) -> None:
+    pytest.importorskip("fcntl")  # not on Windows
+    (tmp_path / "only").mkdir()
+    recipe = Recipe("one", (training.stage("only", steps=1),))
+    with (
+        alone_in(tmp_path / "only"),
+        pytest.raises(ValueError, match="another run is at work in .*only: wait"),
+    ):
+        pipeline.run(recipe, smoke.data, tmp_path, OPTIONS)
+    assert list((tmp_path / "only").iterdir()) == []
+    with alone_in(tmp_path / "only"):
+        pass
 
 
 def test_a_note_that_is_damaged_is_named(smoke: Run, tmp_path: Path) -> None:

@@ -22,10 +22,11 @@ from mixformerv2.data.sequence import Sequence as Video
 from mixformerv2.model.network import Network, build
 from mixformerv2.train import stages
 from mixformerv2.train.deadline import Deadline
-from mixformerv2.train.engine import Engine, RunOptions, open_fabric
+from mixformerv2.train.engine import Engine, RunOptions
 from mixformerv2.train.log import Row, read_log
 from mixformerv2.train.objective import LossWeights
 from mixformerv2.train.optim import OptimConfig
+from mixformerv2.train.processes import open_fabric
 from mixformerv2.train.stages import StageConfig
 from mixformerv2.train.validation import Validation
 
@@ -92,13 +93,13 @@ def write_stills(root: Path, count: int) -> None:
     (root / "annotations.json").write_text(json.dumps({"images": images, "annotations": annotations}))
 
 
-def write_got10k(root: Path, name: str, frames: int, absent: Sequence[int] = ()) -> None:
-    folder = root / "train" / name
+def write_got10k(root: Path, name: str, frames: int, absent: Sequence[int] = (), part: str = "train") -> None:
+    folder = root / part / name
     boxes = write_square(folder, frames, absent, digits=8)
     layouts.write_text(folder / "groundtruth.txt", *boxes)
     layouts.write_text(folder / "absence.label", *(int(frame in absent) for frame in range(frames)))
     layouts.write_text(folder / "cover.label", *(0 if frame in absent else 8 for frame in range(frames)))
-    layouts.write_text(root / "train" / "list.txt", name)
+    layouts.write_text(root / part / "list.txt", name)
 
 
 def write_otb(root: Path, name: str, frames: int) -> None:
@@ -155,7 +156,7 @@ def make_engine(
         in_memory=run_options.in_memory,
     )
     start = copy.deepcopy(start) if start is not None else build(stage.trained_model, stage.seed)
-    fabric = open_fabric(stage, run_options)
+    fabric = open_fabric(stage, run_options.device)
     return Engine(stage, loader, start, teacher, folder, fabric, run_options, validation)
 
 

@@ -62,6 +62,7 @@ def train(
     from mixformerv2.train.engine import RunOptions
     from mixformerv2.train.recipes import RECIPES, recipe_called
     from mixformerv2.train.settings import as_plain, override
+    from mixformerv2.train.validation import with_parts_to_track
 
     if list_recipes:
         for name, function in RECIPES.items():
@@ -98,7 +99,8 @@ def train(
             out.print(finetune.table(report))
         _report(report.outcome, chosen, output)
     else:
-        _report(pipeline.run(chosen, open_datasets(data), output, options), chosen, output)
+        datasets = with_parts_to_track(chosen, open_datasets(data), data)
+        _report(pipeline.run(chosen, datasets, output, options), chosen, output)
 
 
 def _report(outcome: Outcome, recipe: Recipe, output: Path) -> None:

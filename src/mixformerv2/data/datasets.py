@@ -63,6 +63,20 @@ def open_datasets(root: Path | str) -> dict[str, Sequences]:
     return opened
 
 
+def open_part(root: Path | str, name: str) -> Sequences:
+    """A part that training leaves alone, by the name that evaluation has for it, "got10k-val" or "lasot-test".
+
+    Raises ValueError where no dataset in the folder has it.
+    """
+    for dataset in find_datasets(root).values():
+        reader = dataset.parts.get(name)
+        if reader is None and name in READERS and name.startswith(f"{dataset.kind}-"):
+            reader = partial(READERS[name], Path(dataset.path))
+        if reader is not None:
+            return reader()
+    raise ValueError(f"no dataset in {root} has a part {name}")
+
+
 def find_datasets(root: Path | str) -> dict[str, Found]:
     """What `open_datasets` opens, by its keys. Raises ValueError if nothing is recognised."""
     if "://" not in str(root) and not Path(root).is_dir():

@@ -6,9 +6,7 @@ Lightning Fabric carries what differs between machines: devices, processes, prec
 from __future__ import annotations
 
 import copy
-import logging
 import math
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,7 +27,7 @@ from mixformerv2.train.log import RunLog
 from mixformerv2.train.objective import Objective, ReplacementObjective
 from mixformerv2.train.optim import make_optimiser
 from mixformerv2.train.resume import Progress
-from mixformerv2.train.stages import Precision, StageConfig
+from mixformerv2.train.stages import StageConfig
 from mixformerv2.train.validation import Validation
 
 LAST, BEST, RESUME = "last.safetensors", "best.safetensors", "resume.pt"
@@ -68,51 +66,6 @@ class RunOptions:
             raise ValueError(
                 f"save_every and log_every must be at least 1, got {self.save_every} and {self.log_every}"
             )
-
-
-def world_size() -> int:
-    """Processes of this training, on all machines; ``torchrun`` says so."""
-    return int(os.environ.get("WORLD_SIZE", 1))
-
-
-def is_first_process() -> bool:
-    """Whether this is the process that writes what all of them share."""
-    return int(os.environ.get("RANK", 0)) == 0
-
-
-def open_fabric(stage: StageConfig, options: RunOptions) -> Fabric:
-    """One process, or this one of those that ``torchrun`` has started, on one machine or many."""
-    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
-    world, local = world_size(), int(os.environ.get("LOCAL_WORLD_SIZE", 1))
-    strategy = "auto"
-    if world > 1:
-        strategy = "ddp_find_unused_parameters_true" if _leaves_some_out(stage) else "ddp"
-    fabric = Fabric(
-        accelerator=options.device,
-        strategy=strategy,
-        devices=local,
-        num_nodes=world // local,
-        precision=affordable_precision(stage.precision, options.device),
-    )
-    fabric.launch()
-    return fabric
-
-
-def affordable_precision(precision: Precision, device: str) -> Precision:
-    """The precision asked for; full where the machine would only imitate bf16, up to a hundred times slower."""
-    if device == "cuda" or (device == "auto" and torch.cuda.is_available()):
-        native = torch.cuda.is_bf16_supported(including_emulation=False)
-    else:
-        native = bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
-    return precision if native else "32-true"
-
-
-def _leaves_some_out(stage: StageConfig) -> bool:
-    """Whether there are steps in which parameters get no gradient: blocks not chosen, heads without a loss."""
-    losses = stage.losses
-    without_box = not (losses.of_box or losses.divergence or stage.only_score_head)
-    without_score = stage.target.model.score_head and not losses.of_score
-    return bool(stage.replacement or stage.auxiliary_samples or without_box or without_score)
 
 
 class Engine:

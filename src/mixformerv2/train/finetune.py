@@ -24,8 +24,9 @@ from mixformerv2.evaluate.run import evaluate
 from mixformerv2.runtime.backend import find_weights, read_config
 from mixformerv2.tracker import Tracker
 from mixformerv2.train import pipeline
-from mixformerv2.train.engine import RunOptions, is_first_process
+from mixformerv2.train.engine import RunOptions
 from mixformerv2.train.pipeline import Outcome
+from mixformerv2.train.processes import is_first_process
 from mixformerv2.train.settings import override
 from mixformerv2.train.stages import Recipe, StageConfig
 

@@ -18,7 +18,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from mixformerv2.data.benchmarks import LAYOUTS
+from mixformerv2.data.benchmarks import LAYOUTS, READERS
 from mixformerv2.data.loader import Loader
 from mixformerv2.data.memory import Decoded
 from mixformerv2.data.pairs import Batch
@@ -33,11 +33,9 @@ from mixformerv2.train.engine import (
     RESUME,
     Engine,
     RunOptions,
-    is_first_process,
-    open_fabric,
-    world_size,
 )
 from mixformerv2.train.log import JSON_LOG
+from mixformerv2.train.processes import alone_in, is_first_process, open_fabric, world_size
 from mixformerv2.train.settings import as_plain, changes
 from mixformerv2.train.stages import Recipe, StageConfig
 from mixformerv2.train.starting import check_sources, result_network, starting_network, teacher_network
@@ -114,9 +112,14 @@ class _Run:
 
     def train(self, stage: StageConfig) -> bool:
         """Whether the stage is finished; otherwise all is saved."""
-        folder, options = self.output / stage.name, self.options
+        folder = self.output / stage.name
         folder.mkdir(parents=True, exist_ok=True)
-        fabric = open_fabric(stage, options)
+        with alone_in(folder) if is_first_process() else contextlib.nullcontext():
+            return self._train(stage, folder)
+
+    def _train(self, stage: StageConfig, folder: Path) -> bool:
+        options = self.options
+        fabric = open_fabric(stage, options.device)
         validation = None
         if stage.validation is not None:
             validation = Validation.choose(stage.validation, self.data, fabric.device.type)
@@ -198,10 +201,16 @@ def _check_validation(name: str, validation: Validation, learning: StageConfig, 
     """Raises ValueError where a stage would track what it learns from, or one behind it has: the best by that is the
     one that knows it.
     """
-    kind = validation.config.dataset
-    held_out = pictures_of(data[kind], learning.data.sample.held_out)
-    seen = [each.name for each in validation.sequences if each.known_by not in held_out]
-    if kind in _learned_from(learning, data) and seen:
+    kind, learned = validation.config.dataset, _learned_from(learning, data)
+    whole = next((each for each in learned if kind == each or kind.startswith(f"{each}-")), None)
+    if whole is None:
+        return
+    held_out = pictures_of(learned[whole], learning.data.sample.held_out)
+    known = names_of(learned[whole])
+    seen = [
+        each.name for each in validation.sequences if each.name in known and each.known_by not in held_out
+    ]
+    if seen:
         which = "it" if learning.name == name else f"the stage {learning.name} behind it"
         raise ValueError(
             f"stage {name} would be validated on {seen[0]} of {kind}, which {which} learns from: hold all such out of "
@@ -266,10 +275,12 @@ def _learned_from(stage: StageConfig, data: Datasets) -> Datasets:
 
 
 def _to_learn_from(stage: StageConfig, data: Datasets) -> Datasets:
-    """Without weights all datasets, but those that the field keeps for tests."""
+    """Without weights all datasets, but those that the field keeps for tests, and parts that validate."""
     if stage.data.sample.weights:
         return data
-    for_tests = {kind for kind, layout in LAYOUTS.items() if layout.only_for_tests}
+    for_tests = {
+        kind for kind, layout in LAYOUTS.items() if layout.only_for_tests
+    } | READERS.keys() - LAYOUTS.keys()
     return {kind: sequences for kind, sequences in data.items() if kind.split(":")[0] not in for_tests}
 
 

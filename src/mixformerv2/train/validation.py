@@ -4,14 +4,29 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 from mixformerv2.config import Config
+from mixformerv2.data.benchmarks import READERS
+from mixformerv2.data.datasets import open_part
 from mixformerv2.data.sequence import Sequence, Sequences
 from mixformerv2.evaluate.run import evaluate
 from mixformerv2.model.network import Network
 from mixformerv2.runtime.torch import NetworkBackend
 from mixformerv2.tracker import Tracker
-from mixformerv2.train.stages import ValidationConfig
+from mixformerv2.train.stages import Recipe, ValidationConfig
+
+
+def with_parts_to_track(
+    recipe: Recipe, datasets: Mapping[str, Sequences], root: Path | str
+) -> dict[str, Sequences]:
+    """The datasets of a folder, and those parts, which nobody learns from, that stages are validated on.
+
+    Raises ValueError for a part that is not there.
+    """
+    wanted = {stage.validation.dataset for stage in recipe.stages if stage.validation is not None}
+    named = sorted(name for name in wanted - datasets.keys() if name in READERS)
+    return {**datasets, **{name: open_part(root, name) for name in named}}
 
 
 @dataclass(frozen=True)
