@@ -14,7 +14,7 @@ _STEPS_PX = (5, 10, 20, 50, 100, 200, 500, 1000)
 _MOST_LINES = 20  # along the longer side
 _SHOWN_PX = 720  # smaller frames are enlarged, by whole numbers, until their longer side is not below it
 _MARGIN_PX = 44
-_LINE_SHARE = 0.45  # of white in a line
+_LINE_SHARE = 0.45  # of white in a line over dark pixels, of black over bright ones
 _FONT = cv2.FONT_HERSHEY_SIMPLEX
 
 
@@ -28,8 +28,9 @@ def with_rulers(frame: Frame) -> Frame:
     step = next((px for px in _STEPS_PX if px * _MOST_LINES >= max(height, width)), _STEPS_PX[-1])
     large = np.repeat(np.repeat(frame, times, axis=0), times, axis=1)
     rows, columns = (np.arange(0, side, step) for side in (height, width))
-    large[rows * times] = _lighter(large[rows * times])
-    large[:, columns * times] = _lighter(large[:, columns * times])
+    lines = np.zeros(large.shape[:2], bool)
+    lines[rows * times] = lines[:, columns * times] = True
+    large[lines] = _told_apart(large[lines])
     canvas = np.full((large.shape[0] + _MARGIN_PX, large.shape[1] + _MARGIN_PX, 3), 16, np.uint8)
     canvas[_MARGIN_PX:, _MARGIN_PX:] = large
     for px in columns.tolist():
@@ -52,8 +53,9 @@ def write_with_rulers(frame: Frame, path: Path, overwrite: bool = False) -> None
         unfinished.write_bytes(data.tobytes())
 
 
-def _lighter(pixels: Frame) -> Frame:
-    return np.asarray(pixels * (1 - _LINE_SHARE) + 255 * _LINE_SHARE, np.uint8)
+def _told_apart(pixels: Frame) -> Frame:
+    line = np.where(pixels.mean(axis=-1, keepdims=True) < 128, 255, 0)
+    return np.asarray(pixels * (1 - _LINE_SHARE) + line * _LINE_SHARE, np.uint8)
 
 
 def _number(canvas: Frame, number: int, at: tuple[int, int], centred: bool) -> None:

@@ -230,7 +230,7 @@ def _note_data(recipe: Recipe, data: Datasets, output: Path) -> None:
         before = known.get(kind, now[kind])
         if before["sha256"] != now[kind]["sha256"]:
             other = f"{kind} {before['sequences']} sequences and not these {now[kind]['sequences']}"
-        elif before.get("boxes") != now[kind].get("boxes"):
+        elif before.get("boxes", now[kind].get("boxes")) != now[kind].get("boxes"):
             other = f"{kind} the same clips with other boxes"
         else:
             continue
