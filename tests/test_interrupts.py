@@ -12,17 +12,7 @@ from mixformerv2 import interrupts
 from mixformerv2.interrupts import as_keyboard_interrupts
 
 SIGNALS = [signal.SIGINT, signal.SIGTERM, *([signal.SIGHUP] if hasattr(signal, "SIGHUP") else [])]
-
-
-@pytest.fixture(autouse=True)
-def as_usual() -> Any:
-    """Handlers as a program starts with them, whatever the tests were started by."""
-    before = {number: signal.getsignal(number) for number in SIGNALS}
-    for number in SIGNALS:
-        signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
-    yield
-    for number, handler in before.items():
-        signal.signal(number, handler)
+pytestmark = pytest.mark.usefixtures("usual_signals")
 
 
 @pytest.mark.parametrize("number", SIGNALS)

@@ -294,6 +294,7 @@ def test_a_source_that_fails_midway_leaves_whole_files_of_what_came_before(
     assert len(read_results(folder / "out.csv")) == num_frames(folder / "out.mp4") == 5
 
 
+@pytest.mark.usefixtures("usual_signals")
 def test_a_signal_while_a_frame_is_written_leaves_as_many_rows_as_pictures(
     tracker: Tracker, clip: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -311,6 +312,7 @@ def test_a_signal_while_a_frame_is_written_leaves_as_many_rows_as_pictures(
     assert len(read_results(folder / "out.csv")) == num_frames(folder / "out.mp4") == 5
 
 
+@pytest.mark.usefixtures("usual_signals")
 def test_a_signal_while_files_are_finished_loses_none(
     tracker: Tracker, clip: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -6,7 +6,7 @@ import os
 import secrets
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 
@@ -48,7 +48,8 @@ class PartialFile:
         under another name, which the error has.
         """
         if self._overwrite and self.target.exists():
-            shutil.copymode(self.target, self.path)
+            with suppress(OSError):  # of a file system without permissions
+                shutil.copymode(self.target, self.path)
         if self._overwrite or not self.target.exists():
             os.replace(self.path, self.target)
             return

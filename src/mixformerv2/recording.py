@@ -6,7 +6,7 @@ import glob
 import os
 import time
 from collections import defaultdict, deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from fnmatch import fnmatch
@@ -83,7 +83,7 @@ class Summary:
 Progress = Callable[[int, int | None], None]
 _ById = dict[int, Result]
 _ALONE = 1
-_MANY_TIMES = 10_000  # of a camera that runs for days the last ones are kept
+_MANY_TIMES, _RECENT_TIMES = 10_000, 25  # of a camera that runs for days the last ones are kept
 
 
 def record(
@@ -185,7 +185,7 @@ def _record(
     progress: Progress | None,
 ) -> Summary:
     outputs.check_apart(source)
-    times_ms: deque[float] = deque(maxlen=_MANY_TIMES)
+    times_ms, recent_ms = deque[float](maxlen=_MANY_TIMES), deque[float](maxlen=_RECENT_TIMES)
     ids: set[int] = set()
     done = lost = 0
     interrupted = False
@@ -199,10 +199,11 @@ def _record(
                     began = time.perf_counter()
                     results = targets.update(frame)
                     if results:
-                        times_ms.append(1000 * (time.perf_counter() - began))
+                        for kept in (times_ms, recent_ms):
+                            kept.append(1000 * (time.perf_counter() - began))
                     results |= targets.begin(index, frame)
                     with interrupts.held():
-                        files.write(index, frame, results, list(times_ms)[-25:])
+                        files.write(index, frame, results, recent_ms)
                         done += 1
                         ids |= results.keys()
                         lost += sum(result.state == "lost" for result in results.values())
@@ -254,9 +255,9 @@ class _Files:
                     if file is not None:
                         file.discard()
 
-    def write(self, index: int, frame: Frame, results: _ById, recent_ms: list[float]) -> None:
+    def write(self, index: int, frame: Frame, results: _ById, recent_ms: Collection[float]) -> None:
         if self._pictures:
-            fps = 1000 / float(np.mean(recent_ms)) if recent_ms else None
+            fps = 1000 * len(recent_ms) / sum(recent_ms) if recent_ms else None
             drawn = draw_many(frame, results, fps) if self._with_ids else draw(frame, results[_ALONE], fps)
             for picture in self._pictures:
                 picture.write(drawn)

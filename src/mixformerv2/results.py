@@ -96,7 +96,8 @@ class ResultFile:
             if self._stream.write(content) != len(content):
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         except OSError as error:
-            self._stream.truncate(self._num_bytes)
+            self._stream.seek(self._num_bytes)
+            self._stream.truncate()
             raise OSError(f"{self.path} cannot be written: {error.strerror}") from error
         self._num_bytes += len(content)
 

@@ -89,10 +89,6 @@ def choose(folder: Path, precision: str, device: str) -> tuple[str, ov.Model | N
     if precision == "auto":
         is_made_for_int8 = device == "CPU" and cpu.is_made_for_int8()
         int8 = _int8_graph(folder) if is_made_for_int8 else None
-        if is_made_for_int8 and int8 is None and (folder / INT8_GRAPH).is_file():
-            warnings.warn(
-                f"{_unfit_int8(folder)}; {fastest_floating(device)} is taken meanwhile", stacklevel=2
-            )
         return (fastest_floating(device), None) if int8 is None else ("int8", int8)
     there = precisions(device)
     if precision not in there:
@@ -166,6 +162,9 @@ class OpenVINOBackend:
             devices = ", ".join(self._core.available_devices)
             raise ValueError(f"OpenVINO has no device {device!r} here: choose one of {devices}")
         self.precision, int8 = choose(folder, precision, self._device)
+        could = precision == "auto" and self._device == "CPU" and cpu.is_made_for_int8()
+        if could and int8 is None and (folder / INT8_GRAPH).is_file():
+            warnings.warn(f"{_unfit_int8(folder)}; meanwhile it runs in {self.precision}", stacklevel=2)
         floating = floating_precision(self.precision, self._device)
         self._options: dict[str, Any] = {"INFERENCE_PRECISION_HINT": floating}
         if threads is not None and self._device == "CPU":

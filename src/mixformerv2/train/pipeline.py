@@ -206,7 +206,7 @@ def _check_validation(name: str, validation: Validation, learning: StageConfig, 
     if whole is None:
         return
     held_out = pictures_of(learned[whole], learning.data.sample.held_out)
-    known = names_of(learned[whole])
+    known = {*names_of(learned[whole])}
     seen = [
         each.name for each in validation.sequences if each.name in known and each.known_by not in held_out
     ]
