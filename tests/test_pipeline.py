@@ -30,7 +30,7 @@ from mixformerv2.distill.shrink import remove_blocks, set_branch_scale
 from mixformerv2.distill.targets import Teacher
 from mixformerv2.model import checkpoint
 from mixformerv2.model.network import Network, build
-from mixformerv2.train import pipeline
+from mixformerv2.train import material, pipeline
 from mixformerv2.train.engine import LAST, RESUME, Engine, RunOptions, make_objective
 from mixformerv2.train.objective import Objective
 from mixformerv2.train.pipeline import DONE, RESULT, Outcome
@@ -343,13 +343,13 @@ def test_a_part_that_nobody_learns_from_may_validate(tmp_path: Path) -> None:
     opened = open_datasets(root)
     data = with_parts_to_track(recipe, opened, root)
     assert [each.name for each in data["got10k-val"]] == ["GOT-10k_Val_000001"]
-    assert pipeline._to_learn_from(recipe.stages[0], data) == opened
-    pipeline._check_datasets(recipe, data)
+    assert material.to_learn_from(recipe.stages[0], data) == opened
+    material.check_datasets(recipe, data)
     of_train = override(recipe, ["validation.dataset=got10k-train"])
     with pytest.raises(
         ValueError, match="validated on GOT-10k_Train_000001 of got10k-train, which it learns from"
     ):
-        pipeline._check_datasets(of_train, with_parts_to_track(of_train, opened, root))
+        material.check_datasets(of_train, with_parts_to_track(of_train, opened, root))
     missing = override(recipe, ["validation.dataset=lasot-test"])
     with pytest.raises(ValueError, match=f"no dataset in {root} has a part lasot-test"):
         with_parts_to_track(missing, opened, root)
@@ -360,14 +360,14 @@ def test_all_targets_of_a_video_are_held_out_with_one_of_them() -> None:
     another = dataclasses.replace(one, name="another", source=one.known_by)
     stage = training.stage(data=dataclasses.replace(training.DATA, sample=SampleConfig(held_out=(one.name,))))
     validation = Validation(ValidationConfig(8, "folder"), (another,))
-    pipeline._check_validation(
+    material._check_validation(
         "this", validation, stage, {"folder": [one, another, painted.video(2, name="other")]}
     )
     alone = dataclasses.replace(another, source="elsewhere")
     with pytest.raises(
         ValueError, match="would be validated on another of folder, which the stage first behind it"
     ):
-        pipeline._check_validation(
+        material._check_validation(
             "this", Validation(validation.config, (alone,)), stage, {"folder": [one, alone]}
         )
 
@@ -417,9 +417,9 @@ def test_a_note_that_is_damaged_is_named(smoke: Run, tmp_path: Path) -> None:
 def test_what_is_kept_for_tests_is_not_trained_on_unless_it_is_asked_for(smoke: Run, tmp_path: Path) -> None:
     training.write_otb(tmp_path / "otb", "Square", frames=3)
     data = {**smoke.data, **open_datasets(tmp_path)}
-    assert pipeline._to_learn_from(training.stage(), data) == smoke.data
+    assert material.to_learn_from(training.stage(), data) == smoke.data
     asked = dataclasses.replace(training.DATA, sample=SampleConfig(weights={"otb": 1.0}))
-    assert pipeline._to_learn_from(training.stage(data=asked), data) == data
+    assert material.to_learn_from(training.stage(data=asked), data) == data
 
 
 # --- the command

@@ -4,25 +4,21 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import hashlib
 import json
 import math
 import signal
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from mixformerv2.data.benchmarks import LAYOUTS, READERS
 from mixformerv2.data.loader import Loader
 from mixformerv2.data.memory import Decoded
 from mixformerv2.data.pairs import Batch
-from mixformerv2.data.sequence import Sequences, names_of, pictures_of
 from mixformerv2.files import write_bytes, write_text
 from mixformerv2.model import checkpoint
 from mixformerv2.model.network import Network, build
@@ -35,6 +31,7 @@ from mixformerv2.train.engine import (
     RunOptions,
 )
 from mixformerv2.train.log import JSON_LOG
+from mixformerv2.train.material import Datasets, check_datasets, note_data, read_note, to_learn_from
 from mixformerv2.train.processes import alone_in, is_first_process, open_fabric, world_size
 from mixformerv2.train.settings import as_plain, changes
 from mixformerv2.train.stages import Recipe, StageConfig
@@ -44,11 +41,8 @@ from mixformerv2.train.validation import Validation
 _CALIBRATION = 128  # examples on which narrower MLPs are fitted
 _SHOWN = 16
 
-Datasets = Mapping[str, Sequences]
-
 DONE = "done.json"  # the stage's settings, written when it has ended
 RESULT = "model.safetensors"  # what the last stage made
-DATA = "data.json"  # which sequences it has learned from
 EXAMPLES, CURVES = (
     "examples.png",
     "curves.png",
@@ -90,8 +84,8 @@ class _Run:
 
     def through(self, recipe: Recipe) -> Outcome:
         check_sources(recipe)
-        _check_datasets(recipe, self.data)
-        _note_data(recipe, self.data, self.output)
+        check_datasets(recipe, self.data)
+        note_data(recipe, self.data, self.output, begun=self._has_begun(recipe))
         found: list[str] = []
         with self.deadline.watching_signals():
             for stage in recipe.stages:
@@ -109,6 +103,11 @@ class _Run:
             else:
                 write_bytes(weights, self.finished[recipe.stages[-1].name].read_bytes())
         return Outcome(weights, skipped=dict(self.skipped), found=tuple(found))
+
+    def _has_begun(self, recipe: Recipe) -> bool:
+        """Whether anything has been learned."""
+        folders = [self.output / stage.name for stage in recipe.stages]
+        return any((folder / file).exists() for folder in folders for file in (RESUME, DONE))
 
     def train(self, stage: StageConfig) -> bool:
         """Whether the stage is finished; otherwise all is saved."""
@@ -147,7 +146,7 @@ class _Run:
     def _loader(self, stage: StageConfig, device: torch.device) -> Loader:
         model, options = stage.target.model, self.options
         return Loader(
-            _to_learn_from(stage, self.data),
+            to_learn_from(stage, self.data),
             stage.data,
             search_px=model.search_px,
             template_px=model.template_px,
@@ -168,127 +167,11 @@ def _boxes(network: Network, batch: Batch) -> Float[Tensor, "b 4"]:
     return network.search(search, network.encode_templates(template, online)).box_unit
 
 
-def _check_datasets(recipe: Recipe, data: Datasets) -> None:
-    """Raises ValueError, before the first stage, where a later one would not find what it learns from or tracks."""
-    for stage in recipe.stages:
-        wanted = [name for name, weight in stage.data.sample.weights.items() if weight > 0]
-        missing = [name for name in wanted if name not in data]
-        if missing:
-            raise ValueError(
-                f"stage {stage.name} learns from {' and '.join(wanted)}, but the data folder holds {', '.join(data)}: "
-                f"add {' and '.join(missing)}, or pass --set 'data.sample.weights={{}}' to learn from what is there"
-            )
-        if not _to_learn_from(stage, data):
-            raise ValueError(
-                f"the data folder holds benchmarks alone ({', '.join(data)}), which training leaves out: to learn from "
-                "one, name it in data.sample.weights"
-            )
-        held_out = stage.data.sample.held_out
-        known = {name for sequences in data.values() for name in names_of(sequences)} if held_out else set()
-        unknown = [name for name in held_out if name not in known]
-        if unknown:
-            raise ValueError(
-                f"stage {stage.name} holds out {' and '.join(unknown)}, but no dataset has such a sequence: choose "
-                "others with --set 'data.sample.held_out=[\"NAME\"]', or none with []"
-            )
-        if stage.validation is not None:
-            validation = Validation.choose(stage.validation, data)
-            for learning in (stage, *recipe.behind(stage)):
-                _check_validation(stage.name, validation, learning, data)
-
-
-def _check_validation(name: str, validation: Validation, learning: StageConfig, data: Datasets) -> None:
-    """Raises ValueError where a stage would track what it learns from, or one behind it has: the best by that is the
-    one that knows it.
-    """
-    kind, learned = validation.config.dataset, _learned_from(learning, data)
-    whole = next((each for each in learned if kind == each or kind.startswith(f"{each}-")), None)
-    if whole is None:
-        return
-    held_out = pictures_of(learned[whole], learning.data.sample.held_out)
-    known = {*names_of(learned[whole])}
-    seen = [
-        each.name for each in validation.sequences if each.name in known and each.known_by not in held_out
-    ]
-    if seen:
-        which = "it" if learning.name == name else f"the stage {learning.name} behind it"
-        raise ValueError(
-            f"stage {name} would be validated on {seen[0]} of {kind}, which {which} learns from: hold all such out of "
-            f"all stages with --set 'data.sample.held_out=[\"{seen[0]}\"]', or validate on another dataset"
-        )
-
-
-def _note_data(recipe: Recipe, data: Datasets, output: Path) -> None:
-    """Keeps what a run learns from. Raises ValueError where it began with other sequences, or with other boxes of a
-    person's own clips: what is trained already, and all that goes on from it, would pass for trained on these.
-    """
-    used = {kind: each for stage in recipe.stages for kind, each in _learned_from(stage, data).items()}
-    now = {kind: _digests(kind, sequences) for kind, sequences in used.items()}
-    begun = any((output / stage.name / file).exists() for stage in recipe.stages for file in (RESUME, DONE))
-    known = _read_json(output / DATA) if begun and (output / DATA).exists() else {}
-    for kind in now:
-        before = known.get(kind, now[kind])
-        if before["sha256"] != now[kind]["sha256"]:
-            other = f"{kind} {before['sequences']} sequences and not these {now[kind]['sequences']}"
-        elif before.get("boxes", now[kind].get("boxes")) != now[kind].get("boxes"):
-            other = f"{kind} the same clips with other boxes"
-        else:
-            continue
-        raise ValueError(
-            f"{output} has learned from other data, of {other}: choose another output folder, or give it what it began "
-            "with"
-        )
-    if known | now != known and is_first_process():
-        output.mkdir(parents=True, exist_ok=True)
-        write_text(output / DATA, json.dumps(known | now, indent=1) + "\n")
-
-
-def _digests(kind: str, sequences: Sequences) -> dict[str, Any]:
-    """What tells the sequences from others; of a person's own clips, which are corrected now and then, the boxes."""
-    names = names_of(sequences)
-    listed = "\n".join(sorted(names)).encode()
-    told: dict[str, Any] = {"sequences": len(names), "sha256": hashlib.sha256(listed).hexdigest()}
-    if kind.split(":")[0] == "folder":
-        boxes = hashlib.sha256()
-        for number in range(len(names)):
-            with contextlib.suppress(ValueError):  # one that cannot be opened teaches nothing
-                boxes.update(sequences[number].boxes_frame.tobytes())
-        told["boxes"] = boxes.hexdigest()
-    return told
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text())
-    except ValueError:
-        content = None
-    if not isinstance(content, dict):
-        raise ValueError(f"{path} is damaged: delete it, or choose another output folder")
-    return content
-
-
-def _learned_from(stage: StageConfig, data: Datasets) -> Datasets:
-    """The datasets that examples are drawn from."""
-    weights = stage.data.sample.weights
-    known = _to_learn_from(stage, data)
-    return {kind: sequences for kind, sequences in known.items() if not weights or weights.get(kind, 0) > 0}
-
-
-def _to_learn_from(stage: StageConfig, data: Datasets) -> Datasets:
-    """Without weights all datasets, but those that the field keeps for tests, and parts that validate."""
-    if stage.data.sample.weights:
-        return data
-    for_tests = {
-        kind for kind, layout in LAYOUTS.items() if layout.only_for_tests
-    } | READERS.keys() - LAYOUTS.keys()
-    return {kind: sequences for kind, sequences in data.items() if kind.split(":")[0] not in for_tests}
-
-
 def _is_done(stage: StageConfig, folder: Path) -> bool:
     """Raises ValueError where the stage was finished with other settings, naming every difference."""
     if not (folder / DONE).exists():
         return False
-    changed = changes(_read_json(folder / DONE), stage)
+    changed = changes(read_note(folder / DONE), stage)
     if changed:
         raise ValueError(
             f"{folder} holds this stage with other settings ({'; '.join(changed)}): "
