@@ -18,17 +18,14 @@ from mixformerv2.distill.shrink import adapt
 from mixformerv2.distill.targets import Teacher
 from mixformerv2.model.network import Network, build
 from mixformerv2.train import losses
-from mixformerv2.train.objective import LossWeights, Objective, ReplacementObjective
+from mixformerv2.train.objective import DIAGNOSTICS, LossWeights, Objective, ReplacementObjective
 
 MODEL = dataclasses.replace(training.MODEL, depth=3, score_head=True)
 EVERYTHING = LossWeights(
     *(5.0, 2.0, 1.5),
     **dict(side=0.7, divergence=3.0, features=0.2, search_token=1.1, attention=0.5, score=0.3, overlap=0.4),
 )
-PARTS = [
-    field.name for field in dataclasses.fields(LossWeights) if field.name != "centre"
-]  # see test_variants
-DIAGNOSTICS = {"iou", "side_spread", "token_norm", "token_distance"}
+PARTS = [name for name in LossWeights.built_in() if name != "centre"]  # see test_variants
 
 
 def batch(*present: bool, seed: int = 0) -> Batch:

@@ -7,8 +7,10 @@ import importlib
 import importlib.util
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 
 def import_module(target: str, called: str) -> ModuleType:
@@ -28,6 +30,24 @@ def import_module(target: str, called: str) -> ModuleType:
     except (Exception, SystemExit) as error:  # whatever a stranger's module raises
         kind = ModuleNotFoundError if isinstance(error, ModuleNotFoundError) else ValueError
         raise kind(f"{called} cannot be imported: {type(error).__name__}: {error}") from error
+
+
+def find_function(target: str, called: str) -> Callable[..., Any]:
+    """The function ``module:name`` or ``path/file.py:name``. Raises as ``import_module`` does, and ValueError where it
+    is not in there, with the names of those that are.
+    """
+    module, (place, _, name) = import_module(target, called), target.rpartition(":")
+    function = getattr(module, name, None)
+    if callable(function):
+        return function
+    own = [
+        key
+        for key, value in vars(module).items()
+        if callable(value) and getattr(value, "__module__", "") == module.__name__
+    ]
+    raise ValueError(
+        f"{called} is not there: {place} has no function {name}, those in it are {', '.join(own) or '(none)'}"
+    )
 
 
 def _load(path: Path) -> ModuleType:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields
 from typing import NamedTuple
 
 import torch
@@ -14,7 +15,12 @@ from mixformerv2.distill.replacement import Replacement, ReplacementSchedule
 from mixformerv2.distill.targets import Teacher, matched_features
 from mixformerv2.model.heads import CentreMaps
 from mixformerv2.model.network import Network, Prediction
+from mixformerv2.plugins import find_function
 from mixformerv2.train import losses
+
+# Of a step, beside the parts of its loss.
+DIAGNOSTICS = ("iou", "side_spread", "token_norm", "token_distance")
+OwnLoss = Callable[[Prediction, Batch], Tensor]  # of each example, (b,)
 
 
 @dataclass(frozen=True)
@@ -32,11 +38,28 @@ class LossWeights:
     attention: float = 0.0  # auxiliary: where the prediction tokens look in the last block
     score: float = 0.0  # is the template's target in the search crop?
     overlap: float = 0.0  # instead: the score is the box's IoU with the true one, 0 without the target
+    own: Mapping[str, float] = field(default_factory=dict)  # by ``FILE.py:FUNCTION``, see ``own_losses``
 
     def __post_init__(self) -> None:
-        negative = [field.name for field in fields(self) if not getattr(self, field.name) >= 0]
-        if negative or not any(getattr(self, field.name) for field in fields(self)):
+        given = [getattr(self, name) for name in self.built_in()] + [*self.own.values()]
+        if not all(weight >= 0 for weight in given) or not any(given):
             raise ValueError(f"loss weights must not be negative, and one of them positive, got {self}")
+        names = ["loss", *self.built_in(), *DIAGNOSTICS, *map(_name_of, self.own)]
+        taken = sorted({name for name in names if names.count(name) > 1})
+        if taken:
+            raise ValueError(
+                f"losses.own: functions are named for what they measure, and {taken[0]} is there already"
+            )
+
+    @classmethod
+    def built_in(cls) -> list[str]:
+        """Names of the parts that come with the package."""
+        return [part.name for part in fields(cls) if part.name != "own"]
+
+    def of(self, part: str) -> float:
+        """The factor of a part of the loss, by its name."""
+        own = {_name_of(target): weight for target, weight in self.own.items()}
+        return own[part] if part in own else getattr(self, part)
 
     @property
     def of_teacher(self) -> bool:
@@ -54,6 +77,23 @@ class LossWeights:
     def auxiliary(self) -> LossWeights:
         """The auxiliary losses alone."""
         return LossWeights(l1=0.0, ciou=0.0, search_token=self.search_token, attention=self.attention)
+
+
+def own_losses(weights: LossWeights) -> dict[str, OwnLoss]:
+    """The functions of ``weights.own`` by their names: each says of a prediction and its batch how wrong every example
+    is, (b,), and as with other losses on the box those count whose target is in sight.
+
+    Raises ValueError, FileNotFoundError or ModuleNotFoundError about one that is not there.
+    """
+    return {
+        _name_of(target): find_function(target, f"the loss {target}")
+        for target, weight in weights.own.items()
+        if weight
+    }
+
+
+def _name_of(target: str) -> str:
+    return target.rpartition(":")[2]
 
 
 class Answers(NamedTuple):
@@ -83,6 +123,7 @@ class Objective(nn.Module):
         self.weights = weights
         self.teacher = teacher
         self.feature_layers = feature_layers
+        self.own = own_losses(weights)
         self.probe: nn.Module | None = None
         if weights.search_token:
             self.probe = nn.Sequential(nn.LayerNorm(network.config.dim), nn.Linear(network.config.dim, 5))
@@ -105,7 +146,8 @@ class Objective(nn.Module):
         parts |= _teacher_parts(answers, batch, weights)
         overlap = _overlap(answers.student, batch)
         parts |= _score_parts(answers.student, batch, overlap, weights)
-        total = torch.stack([getattr(weights, name) * part for name, part in parts.items()]).sum()
+        parts |= {} if finding_only else self._own_parts(answers.student, batch)
+        total = torch.stack([weights.of(name) * part for name, part in parts.items()]).sum()
         with torch.no_grad():
             return total, parts | _diagnostics(answers.student, batch, overlap)
 
@@ -148,6 +190,17 @@ class Objective(nn.Module):
         if weights.attention:
             parts["attention"] = losses.attention_guidance_loss(self._last_attention(answer), batch.box_unit)
         return _in_sight(parts, batch)
+
+    def _own_parts(self, answer: Prediction, batch: Batch) -> dict[str, Tensor]:
+        parts = {name: function(answer, batch) for name, function in self.own.items()}
+        for name, part in parts.items():
+            if not isinstance(part, Tensor) or part.shape != batch.present.shape:
+                shape = f"a tensor of shape {tuple(part.shape)}" if isinstance(part, Tensor) else repr(part)
+                raise ValueError(
+                    f"the loss {name} must give a number for each example of a batch, a tensor of shape "
+                    f"({len(batch.present)},), got {shape}"
+                )
+        return _in_sight({name: part.float() for name, part in parts.items()}, batch)
 
     def _search_tokens(self, answer: Prediction) -> Tensor:
         """The search tokens that the box is read from."""
@@ -248,9 +301,10 @@ def _diagnostics(answer: Prediction, batch: Batch, overlap: Tensor) -> dict[str,
     tokens = answer.features[-1].float()
     norm = tokens.norm(dim=-1)
     centred = tokens - tokens.mean(dim=1, keepdim=True)
-    return {
-        "iou": overlap.sum() / present.sum().clamp(min=1),
-        "side_spread": box.std(dim=0, correction=0).mean(),
-        "token_norm": norm.mean(),
-        "token_distance": (centred.norm(dim=-1) / norm).mean(),
-    }
+    values = (
+        overlap.sum() / present.sum().clamp(min=1),
+        box.std(dim=0, correction=0).mean(),
+        norm.mean(),
+        (centred.norm(dim=-1) / norm).mean(),
+    )
+    return dict(zip(DIAGNOSTICS, values, strict=True))

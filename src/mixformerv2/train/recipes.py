@@ -16,7 +16,7 @@ from mixformerv2.data.augment import DegradeConfig
 from mixformerv2.data.loader import DataConfig
 from mixformerv2.data.plan import SampleConfig
 from mixformerv2.data.views import ViewConfig
-from mixformerv2.plugins import import_module
+from mixformerv2.plugins import find_function
 from mixformerv2.train import ablations, stages
 from mixformerv2.train.objective import LossWeights
 from mixformerv2.train.optim import OptimConfig
@@ -298,18 +298,7 @@ def recipe_called(name: str) -> Recipe:
 
 
 def _of_ones_own(target: str) -> Recipe:
-    module, name = import_module(target, f"the recipe {target}"), target.rpartition(":")[2]
-    function = getattr(module, name, None)
-    if not callable(function):
-        own = [
-            key
-            for key, value in vars(module).items()
-            if callable(value) and getattr(value, "__module__", "") == module.__name__
-        ]
-        raise ValueError(
-            f"the recipe {target} is not there: {target.rpartition(':')[0]} has no function {name}, "
-            f"those in it are {', '.join(own) or '(none)'}"
-        )
+    function = find_function(target, f"the recipe {target}")
     try:
         made = function()
     except Exception as error:  # whatever a stranger's function raises

@@ -13,6 +13,7 @@ from mixformerv2.distill.shrink import adapt
 from mixformerv2.model import checkpoint, initialise
 from mixformerv2.model.network import Network, build
 from mixformerv2.runtime.backend import find_weights
+from mixformerv2.train.objective import own_losses
 from mixformerv2.train.stages import UNNAMED, Recipe, StageConfig, check_teacher, networks_named
 
 Finished = Mapping[str, Path]  # stage -> its weights
@@ -20,11 +21,12 @@ _VIT_S, _MAE = "vit-s", "mae:"  # trunks to start from, beside whole networks
 
 
 def check_sources(recipe: Recipe) -> None:
-    """Raises ValueError or ModuleNotFoundError where a start or a teacher that no stage makes is not there: said
-    before hours of training, not after them.
+    """Raises ValueError, FileNotFoundError or ModuleNotFoundError where a start or a teacher that no stage makes, or a
+    loss of one's own, is not there: said before hours of training, not after them.
     """
     made = {stage.name for stage in recipe.stages}
     for stage in recipe.stages:
+        own_losses(stage.losses)
         if stage.start == _VIT_S:
             initialise.find_vit_s()
         elif stage.start.startswith(_MAE):

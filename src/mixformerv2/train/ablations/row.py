@@ -97,16 +97,18 @@ class Table:
     note: str = ""
 
 
-def losses_of(model: ModelConfig, **others: float) -> LossWeights:
+def losses_of(model: ModelConfig, **others: Any) -> LossWeights:
     """The losses of all rows that this network can take, and others."""
-    return LossWeights(
-        **{
-            **dict(ciou=0.0, giou=2.0, search_token=1.0),
-            **dict(side=1.0 * model.has_distributions, centre=1.0 * (model.box_head == "centre")),
-            **dict(attention=0.5 * (model.num_prediction_tokens == 4), score=0.3 * model.score_head),
-            **others,
-        }
+    weights = LossWeights(
+        ciou=0.0,
+        giou=2.0,
+        search_token=1.0,
+        side=1.0 * model.has_distributions,
+        centre=1.0 * (model.box_head == "centre"),
+        attention=0.5 * (model.num_prediction_tokens == 4),
+        score=0.3 * model.score_head,
     )
+    return dataclasses.replace(weights, **others)
 
 
 # What questions 1, 2 and 5 have in common, and 3 before there is a teacher ------------------------------------------
