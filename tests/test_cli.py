@@ -146,7 +146,7 @@ def test_models_lists_what_is_shipped_as_a_table_and_as_json(
     )
     (listed,) = json.loads(Path("models.json").read_text())
     assert (listed["name"], listed["path"], listed["bytes"]) == ("mine", str(path), path.stat().st_size)
-    assert "compact is taken where none is named" in ran.out and f"  {home}\n" in ran.out
+    assert "compact is the default" in ran.out and f"  {home}\n" in ran.out
     assert listed["model"]["depth"] == 2
     assert listed["tracker"]["update_interval"] == 3
     assert_refused(run("models", "--json", "models.json"), "models.json exists already")

@@ -47,15 +47,15 @@ def bench(
     ] = None,
     batch: Annotated[
         list[int] | None,
-        typer.Option(help="Also the network alone on so many crops at once; may be repeated."),
+        typer.Option(help="Also time the network alone on N crops at once; may be repeated."),
     ] = None,
     targets: Annotated[
-        int | None, typer.Option(help="Also so many targets at once, in one MultiTracker and apart.")
+        int | None, typer.Option(help="Also time N targets at once, in one MultiTracker and apart.")
     ] = None,
     clip: Annotated[Path | None, typer.Option(help="A video of your own.")] = None,
     box: Annotated[str | None, typer.Option(help="x,y,w,h of the target in its first frame.")] = None,
-    frames: Annotated[int, typer.Option(help="Of the clip, in each round.")] = 40,
-    rounds: Annotated[int, typer.Option(help="All rows take turns, so many times.")] = 5,
+    frames: Annotated[int, typer.Option(help="Frames of the clip in each round.")] = 40,
+    rounds: Annotated[int, typer.Option(help="Rounds, in each of which all rows take a turn.")] = 5,
     operators: Annotated[
         bool, typer.Option("--operators", help="Also where the time goes inside each network.")
     ] = False,

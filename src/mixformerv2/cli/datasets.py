@@ -32,9 +32,7 @@ app.add_typer(data_app, name="data")
 def check(
     root: Annotated[str, typer.Argument(help="A dataset, a folder of datasets, or the URL of a packed one.")],
     images: Annotated[bool, typer.Option("--images", help="Decode every image.")] = False,
-    images_every: Annotated[
-        int | None, typer.Option(help="Decode the first of every so many images of a sequence.")
-    ] = None,
+    images_every: Annotated[int | None, typer.Option(help="Decode every N-th image of a sequence.")] = None,
     json_path: JsonOption = None,
     overwrite: OverwriteOption = False,
 ) -> None:
@@ -57,8 +55,10 @@ def pack(
     root: Annotated[Path, typer.Argument(help="A dataset, or a folder of datasets.")],
     folder: Annotated[Path, typer.Argument(help="New folder for the shards and their index.")],
     max_megabytes: Annotated[int, typer.Option(help="Largest size of a shard.")] = 1000,
-    longest_side: Annotated[int | None, typer.Option(help="Reduce larger pictures to so many px.")] = None,
-    every: Annotated[int, typer.Option(help="Keep one of so many frames.")] = 1,
+    longest_side: Annotated[
+        int | None, typer.Option(help="Scale larger pictures down to N px on the longest side.")
+    ] = None,
+    every: Annotated[int, typer.Option(help="Keep every N-th frame.")] = 1,
     quality: Annotated[int, typer.Option(help="JPEG quality of pictures that are encoded anew.")] = 90,
 ) -> None:
     """Pack datasets into WebDataset shards, for a folder or an object store. Sequences left out: exit code 1."""
@@ -92,11 +92,13 @@ def pack(
 )
 def label(
     clips: Annotated[Path, typer.Argument(help="Folder of videos, or of folders of images.")],
-    starts: Annotated[Path, typer.Argument(help="CSV file clip,frame,x,y,w,h,name: a box for each target.")],
+    starts: Annotated[
+        Path, typer.Argument(help="CSV file with the header clip,frame,x,y,w,h,name: a row for each target.")
+    ],
     output: Annotated[Path, typer.Argument(help="Folder for the labelled clips; those in it are kept.")],
     tracker: Annotated[str, typer.Option(help="Tracker, as for `mixformerv2 evaluate`.")] = DEFAULT_MODEL,
     option: Annotated[list[str] | None, typer.Option(help="KEY=VALUE for the tracker.")] = None,
-    segment_frames: Annotated[int, typer.Option(help="Look back after so many frames.")] = 12,
+    segment_frames: Annotated[int, typer.Option(help="Track back every N frames.")] = 12,
     min_iou: Annotated[float, typer.Option(help="Least overlap of the way there and the way back.")] = 0.6,
 ) -> None:
     """Label video for training: a tracker follows each target there and back, boxes on which it agrees are kept."""

@@ -55,7 +55,7 @@ def quantise(
     overwrite: OverwriteOption = False,
     json_path: JsonOption = None,
 ) -> None:
-    """Make the graph in int8, which auto takes where it is fastest: sensitive layers stay in floating point."""
+    """Make the graph in int8, which auto takes on processors made for it; sensitive layers stay in floating point."""
     if find_spec("nncf") is None:
         raise ModuleNotFoundError(
             "`mixformerv2 quantise` needs the package nncf: pip install 'mixformerv2[int8]'"

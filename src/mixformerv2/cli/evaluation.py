@@ -38,7 +38,7 @@ def evaluate(
     tracker: Annotated[
         list[str] | None,
         typer.Option(
-            help="tiny, a model's path, opencv:NAME, python:FILE.py:CLASS or command:CMD; may be repeated. "
+            help="compact, tiny, a model's path, opencv:NAME, python:FILE.py:CLASS or command:CMD; may be repeated. "
             f"By default {DEFAULT_MODEL}."
         ),
     ] = None,
@@ -58,7 +58,7 @@ def evaluate(
     peers: Annotated[Path | None, typer.Option(help="Folder of the model files of opencv:NAME.")] = None,
     protocol: ProtocolOption = None,
     sequence: Annotated[list[str] | None, typer.Option(help="Only this sequence; may be repeated.")] = None,
-    max_frames: Annotated[int | None, typer.Option(help="Only so many frames of each sequence.")] = None,
+    max_frames: Annotated[int | None, typer.Option(help="Only the first N frames of each sequence.")] = None,
     workers: Annotated[
         int | None, typer.Option(help="Processes; by default as many as threads leave cores for.")
     ] = None,
@@ -70,7 +70,7 @@ def evaluate(
         float, typer.Option(help="Seconds for one frame, then the sequence has failed.")
     ] = 60.0,
     executor: Annotated[str, typer.Option(help="local, or ray for a cluster.")] = "local",
-    address: Annotated[str | None, typer.Option(help="Of the cluster: auto or HOST:PORT.")] = None,
+    address: Annotated[str | None, typer.Option(help="Address of the cluster: auto or HOST:PORT.")] = None,
     attributes: AttributesOption = None,
     submission: Annotated[
         Path | None, typer.Option(help="Archive to write for the server of GOT-10k or TrackingNet.")

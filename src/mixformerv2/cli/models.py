@@ -73,8 +73,8 @@ def models(
         write_json(listed)
     out.print(table)
     say(
-        f"{DEFAULT_MODEL} is taken where none is named; --model takes an exported folder or a checkpoint as well"
+        f"{DEFAULT_MODEL} is the default; --model takes an exported folder or a checkpoint as well. Their "
+        "folders, each with its figures and limits in README.md:"
     )
-    say("as exported folders, their figures and limits in README.md:")
     for path in shipped_models().values():
         say(f"  {path.parent}")

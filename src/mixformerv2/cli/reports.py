@@ -62,7 +62,7 @@ def compare(
     figure: Annotated[
         str | None, typer.Option(help="Such as auc or precision; by default the protocol's first.")
     ] = None,
-    seed: Annotated[int, typer.Option(help="Of the resampling.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of the bootstrap.")] = 0,
     root: RootOption = None,
     json_path: JsonOption = None,
     overwrite: OverwriteOption = False,

@@ -66,7 +66,7 @@ def train(
 
     if list_recipes:
         for name, function in RECIPES.items():
-            say(f"{name}: {(function.__doc__ or '').splitlines()[0]}")
+            say(f"{name}: {(function.__doc__ or '').splitlines()[0].replace('`', '')}")
         for line in ablations.summary():
             say(line)
         return

@@ -121,7 +121,7 @@ MIXFORMERV2 = Protocol(
     normalised_precision="mean over 0 to 0.5",
     average="sequences",
 )
-"""`metrics.score`, by which this project's figures were published"""
+"""`metrics.score`, by which training validates"""
 
 LASOT = replace(
     MIXFORMERV2,
