@@ -269,6 +269,25 @@ def test_half_precision_trains_and_keeps_its_weights_in_full(data: Data, tmp_pat
     assert all(math.isfinite(float(row["loss"])) for row in curve(tmp_path))
 
 
+def test_true_boxes_stay_exact_where_products_are_in_half_precision(
+    data: Data, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: True)
+    seen = []
+    forward = Objective.forward
+
+    def watched(self: Objective, batch: Batch, *args: Any, **kwargs: Any) -> Any:
+        seen.append((batch.box_unit, torch.is_autocast_enabled("cpu")))
+        return forward(self, batch, *args, **kwargs)
+
+    monkeypatch.setattr(Objective, "forward", watched)
+    trained = make_engine(training.stage(steps=1, precision="bf16-mixed"), data, tmp_path)
+    assert trained.run(NEVER)
+    (boxes, in_half), *_ = seen
+    assert in_half and boxes.dtype == torch.float32
+    assert (boxes != boxes.bfloat16().float()).any(), "boxes of eight bits: the test sees nothing"
+
+
 @pytest.mark.parametrize(("native", "used"), [(True, "bf16-mixed"), (False, "32-true")])
 def test_a_processor_that_would_imitate_half_precision_trains_in_full(
     native: bool, used: str, monkeypatch: pytest.MonkeyPatch

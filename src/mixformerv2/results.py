@@ -32,7 +32,7 @@ class Result(NamedTuple):
     """One frame's answer. `box` is (x, y, w, h) in float frame pixels from the frame's top-left corner."""
 
     box: tuple[float, float, float, float]
-    score: float  # 0..1, of the network's answer, be that taken as the box or not: the overlap to expect (shipped models)
+    score: float  # 0..1, of the network's answer, be that taken as the box or not; with ours, the overlap to expect
     state: str  # "tracking" or "lost"
 
 

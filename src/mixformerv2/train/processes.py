@@ -8,9 +8,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import torch
 from lightning_fabric import Fabric
+from lightning_fabric.plugins import MixedPrecision
 from lightning_fabric.strategies.ddp import DDPStrategy
 
 from mixformerv2.train.stages import Precision, StageConfig
@@ -35,20 +37,33 @@ def open_fabric(stage: StageConfig, device: str) -> Fabric:
     strategy: str | DDPStrategy = "auto"
     if world > 1:
         strategy = DDPStrategy(find_unused_parameters=_leaves_some_out(stage), timeout=_PATIENCE)
+    precision = affordable_precision(stage.precision, device)
+    computed: dict[str, Any] = {"precision": precision}
+    if precision == "bf16-mixed":
+        computed = {"plugins": _Mixed(precision, "cuda" if _on_cuda(device) else "cpu")}
     fabric = Fabric(
-        accelerator=device,
-        strategy=strategy,
-        devices=local,
-        num_nodes=world // local,
-        precision=affordable_precision(stage.precision, device),
+        accelerator=device, strategy=strategy, devices=local, num_nodes=world // local, **computed
     )
     fabric.launch()
     return fabric
 
 
+class _Mixed(MixedPrecision):
+    """Mixed precision that leaves examples as they are: Fabric's would round true boxes to the eight bits of bf16, by
+    up to 0.4 px of a crop of 192, and to half a bin.
+    """
+
+    def convert_input(self, data: Any) -> Any:
+        return data
+
+
+def _on_cuda(device: str) -> bool:
+    return device == "cuda" or (device == "auto" and torch.cuda.is_available())
+
+
 def affordable_precision(precision: Precision, device: str) -> Precision:
     """The precision asked for; full where the machine would only imitate bf16, up to a hundred times slower."""
-    if device == "cuda" or (device == "auto" and torch.cuda.is_available()):
+    if _on_cuda(device):
         native = torch.cuda.is_bf16_supported(including_emulation=False)
     else:
         native = bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
