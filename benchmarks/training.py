@@ -85,8 +85,9 @@ def rows_of(args: argparse.Namespace, device: torch.device) -> list[Row]:
         raise SystemExit(f"presets in one run must have windows of one size, got {' and '.join(models)}")
     search_px, template_px = windows.pop()
     sizes = {"search_px": search_px, "template_px": template_px, "seed": 0, "device": device}
-    memory = Loader(datasets, config, **sizes, max_gigabytes=args.gigabytes)
-    memory.prepare()
+    many = Loader(datasets, config, **sizes, workers=max(args.workers or (2,)), max_gigabytes=args.gigabytes)
+    many.prepare()  # decodes with as many threads
+    memory = Loader(datasets, config, **sizes, decoded=many.decoded)
     rows = [Row("loader: memory", memory.chunks, None)]
     best = memory
     for workers in args.workers or (2,):

@@ -175,6 +175,13 @@ def test_a_network_with_random_weights_keeps_its_window_and_its_templates_change
     assert backend.searches == 11 and backend.encodings == 4
 
 
+def test_templates_count_what_a_device_works_on_after_the_call() -> None:
+    stamped = StampedBackend(FakeBackend(), settle=lambda: time.sleep(0.002))
+    stamped.encode_templates(np.zeros((1, 8, 8, 3), np.uint8), np.zeros((1, 1, 8, 8, 3), np.uint8))
+    (call,) = stamped.calls
+    assert call.ended_s - call.began_s >= 0.002
+
+
 def test_each_round_of_a_row_adds_to_its_times_and_sets_its_threads() -> None:
     rounds: list[str] = []
     row = TrackerRow(StampedBackend(FakeBackend()), lambda: rounds.append("threads set"))

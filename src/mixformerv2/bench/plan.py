@@ -138,7 +138,7 @@ def _add_model(plan: Plan, model: Model, threads: int, config: BenchConfig, clip
     for backend in _backends(model, config, threads, plan.left_out):
         name = RowName(model.name, backend.name, backend.precision, config.device, threads)
         plan.backends[name] = backend
-        stamped = StampedBackend(backend, answer)
+        stamped = StampedBackend(backend, answer, _settler(config.device))
         plan.trackers[name] = TrackerRow(stamped, use_threads)
         for batch in config.batches or ((1, 64) if config.device != "cpu" else ()):
             plan.batches[name, batch] = BatchRow(backend, batch, _clock(config.device), use_threads)
@@ -239,6 +239,14 @@ def _check_gpu(device: str) -> None:
     from mixformerv2.bench.torch import check_gpu
 
     check_gpu(device)
+
+
+def _settler(device: str) -> Callable[[], None]:
+    if device == "cpu":
+        return lambda: None
+    from mixformerv2.bench.torch import settle
+
+    return lambda: settle(device)
 
 
 def _clock(device: str) -> Callable[[Callable[[], Any]], float]:

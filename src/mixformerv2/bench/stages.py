@@ -79,19 +79,25 @@ class StampedBackend:
     """A backend that notes when its calls began and ended.
 
     ``answer`` takes the place of what the network says: one with random weights follows nothing, and its window
-    would shrink to nothing.
+    would shrink to nothing. ``settle`` waits for a device that works on after a call.
     """
 
-    def __init__(self, backend: Backend, answer: Located | None = None) -> None:
+    def __init__(
+        self,
+        backend: Backend,
+        answer: Located | None = None,
+        settle: Callable[[], None] = lambda: None,
+    ) -> None:
         self.name, self.precision, self.config = backend.name, backend.precision, backend.config
         self.calls: list[Call] = []
-        self._backend, self._answer = backend, answer
+        self._backend, self._answer, self._settle = backend, answer, settle
 
     def encode_templates(
         self, template: UInt8[np.ndarray, "b side side 3"], online: UInt8[np.ndarray, "b online side side 3"]
     ) -> Any:
         began = time.perf_counter()
         cache = self._backend.encode_templates(template, online)
+        self._settle()
         self.calls.append(Call("templates", began, time.perf_counter()))
         return cache
 

@@ -45,7 +45,7 @@ def matrix_product(precision: str, device: str, threads: int, side: int) -> Call
     def multiply() -> None:
         torch.set_num_threads(threads)
         torch.mm(left, right, out=product)
-        _wait(device)
+        settle(device)
 
     return multiply
 
@@ -56,12 +56,13 @@ def memory_reader(num_bytes: int, device: str) -> Callable[[], object]:
 
     def copy() -> None:
         target.copy_(source)
-        _wait(device)
+        settle(device)
 
     return copy
 
 
-def _wait(device: str) -> None:
+def settle(device: str) -> None:
+    """Waits for what is under way on the device."""
     if device != "cpu":
         torch.cuda.synchronize(device)
 

@@ -229,14 +229,16 @@ class ImageBank:
         return torch.lerp(upper, lower, share_y)
 
     def _channels(self, at: Int64[Tensor, "b rows columns"]) -> Float[Tensor, "b 4 rows columns"]:
-        shifts = torch.arange(0, 32, 8, device=self.device).view(4, 1, 1)
+        shifts = torch.arange(0, 32, 8, dtype=self.pixels.dtype, device=self.device).view(4, 1, 1)
         return (self.pixels[at][:, None] >> shifts & 255).float()
 
 
 def send(values: np.ndarray, device: torch.device, dtype: torch.dtype | None = None) -> Tensor:
     """The numbers on a device, which is not waited for: other work may still be under way there."""
-    # What is not pinned is copied aside before the call returns, so the array may go.
-    return torch.from_numpy(np.asarray(values)).to(device, dtype, non_blocking=True)
+    tensor = torch.from_numpy(np.asarray(values)).to(dtype=dtype)
+    if device.type == "cuda":
+        tensor = tensor.pin_memory()  # else the copy may wait for what is under way
+    return tensor.to(device, non_blocking=True)
 
 
 def inside_box(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from threading import Lock
 
@@ -12,18 +13,28 @@ Run = Callable[[], object]
 _WARM_UP_CALLS = 3  # before the recording: libraries choose their kernels and take their memory
 
 
+_recording = Lock()  # torch records one graph at a time in a process
+
+
+@functools.cache
+def _stream_aside(device: torch.device) -> torch.cuda.Stream:
+    """For all recordings on this device: libraries keep workspaces for every stream that they have seen."""
+    return torch.cuda.Stream(device)
+
+
 def record_on_gpu(device: torch.device, run: Run) -> Run:
     """What replays ``run`` as a CUDA graph, which reads and writes the same memory every time."""
-    with torch.cuda.device(device):
-        aside = torch.cuda.Stream()
+    with _recording, torch.cuda.device(device):
+        aside = _stream_aside(device)
         aside.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(aside):
             for _ in range(_WARM_UP_CALLS):
                 run()
         torch.cuda.current_stream().wait_stream(aside)
         graph = torch.cuda.CUDAGraph()
-        # Other threads may go on using the GPU meanwhile.
-        with torch.cuda.graph(graph, capture_error_mode="thread_local"):
+        # Other threads may go on using the GPU meanwhile. The stream is named, because torch's own for this belongs to
+        # the device that recorded first.
+        with torch.cuda.graph(graph, stream=aside, capture_error_mode="thread_local"):
             run()
     return graph.replay
 

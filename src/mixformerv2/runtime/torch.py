@@ -63,8 +63,10 @@ class NetworkBackend:
     def _tensor(
         self, crops: UInt8[np.ndarray, "*any side side 3"]
     ) -> UInt8[torch.Tensor, "*any side side 3"]:
-        # A copy, because torch takes neither read-only arrays nor turned views.
-        return torch.from_numpy(crops.copy(order="C")).to(self._device)
+        # A copy, because torch takes neither read-only arrays nor turned views; a GPU fetches it when it comes to it.
+        copied = torch.empty(crops.shape, dtype=torch.uint8, pin_memory=self._device.type == "cuda")
+        copied.numpy()[...] = crops
+        return copied.to(self._device, non_blocking=True)
 
     @torch.inference_mode()
     def encode_templates(

@@ -238,17 +238,17 @@ class Engine:
         """Whether any process wants to stop: all of them then do, after the same step."""
         if self.fabric.world_size == 1:
             return stop
-        return bool(
-            self.fabric.all_reduce(torch.tensor(float(stop), device=self.fabric.device), reduce_op="sum")
-        )
+        wishes = torch.tensor(float(stop), device=self.fabric.device)
+        torch.distributed.all_reduce(wishes)
+        return bool(wishes)
 
     def _mean_over_processes(self, sums: dict[str, Tensor]) -> dict[str, Tensor]:
         if self.fabric.world_size == 1:
             return sums
         together = torch.stack([value.float() for value in sums.values()])
-        mean = self.fabric.all_reduce(together, reduce_op="mean")
-        assert isinstance(mean, Tensor)
-        return dict(zip(sums, mean.unbind(), strict=True))
+        # Not Fabric's, which has all processes meet at a barrier first.
+        torch.distributed.all_reduce(together)
+        return dict(zip(sums, (together / self.fabric.world_size).unbind(), strict=True))
 
     # What is kept ------------------------------------------------------------------------------------------------
 

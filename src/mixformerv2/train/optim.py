@@ -66,7 +66,8 @@ def make_optimiser(objective: Objective, config: OptimConfig) -> torch.optim.Ada
         [
             {"params": parameters, "lr": rate, "weight_decay": config.weight_decay if decayed else 0.0}
             for (rate, decayed), parameters in groups.items()
-        ]
+        ],
+        fused=all(parameter.is_cuda for parameters in groups.values() for parameter in parameters) or None,
     )
 
 
