@@ -338,7 +338,8 @@ written by hand but what each table says, which stands in `findings.md` there.
   trained. Each row has the losses that its head can take. Rows that are made of `compact` start from the weights that
   the package ships, and keep its patches, positions and prediction tokens.
 - All trainings so far learned from true boxes that were rounded: of video to whole pixels of the crop, and all to the
-  eight bits of bf16, by up to 0.3 px of 144. Trainings are exact now, so a row that is added to a table wants its first row anew.
+  eight bits of bf16, by up to 0.3 px of 144. Trainings are exact now, so a row that is added to a table wants its first
+  row anew.
 - AUC is that of one pass over whole sequences, in f32: on `otb/`, which nothing is trained on, and on
   {" and ".join(f"`{name}`" for name in HELD_OUT)} of `got10k/train`, which `data.sample.held_out` keeps out of
   every training of a row; a dash for rows that are made of `compact` or taught by it, which has learned from them.
