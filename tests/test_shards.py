@@ -424,18 +424,26 @@ def test_a_folder_that_holds_files_is_not_packed_into(tmp_path: Path) -> None:
         pack({"a": [make_sequence(tmp_path / "x")]}, tmp_path)
 
 
-def test_an_interrupted_packing_has_no_index_and_says_so(tmp_path: Path) -> None:
+def test_an_interrupted_packing_leaves_nothing_in_the_way_of_the_next(tmp_path: Path) -> None:
     def interrupt(key: str, done: int, total: int) -> None:
+        assert [*(tmp_path / "packed").iterdir()], "nothing to be cleared away"
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
         pack({"a": [make_sequence(tmp_path / "x")]}, tmp_path / "packed", progress=interrupt)
+    assert not [*(tmp_path / "packed").iterdir()]
+    assert pack({"a": [make_sequence(tmp_path / "y")]}, tmp_path / "packed").sequences == 1
+
+
+def test_shards_without_an_index_are_told(tmp_path: Path) -> None:
+    pack({"a": [make_sequence(tmp_path / "x")]}, tmp_path / "packed")
+    (tmp_path / "packed" / INDEX_NAME).unlink()  # as a power cut leaves them
     assert is_packed(tmp_path / "packed")
     with pytest.raises(ValueError, match=r"holds shards but no index\.json: its packing was not finished"):
         read_shards(tmp_path / "packed")
 
 
-def test_a_full_disk_leaves_no_index_and_names_the_folder(
+def test_a_full_disk_leaves_nothing_and_names_the_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sequences = [make_sequence(tmp_path / name) for name in "xy"]
@@ -447,10 +455,10 @@ def test_a_full_disk_leaves_no_index_and_names_the_folder(
         return unwatched(self, name, content)
 
     monkeypatch.setattr(shards.ShardFiles, "add", until_full)
-    with pytest.raises(OSError, match="No space left on device; the packing is not finished") as caught:
+    with pytest.raises(OSError, match="No space left on device") as caught:
         pack({"a": sequences}, tmp_path / "packed")
     assert caught.value.filename == str(tmp_path / "packed")
-    assert not (tmp_path / "packed" / INDEX_NAME).exists()
+    assert not [*(tmp_path / "packed").iterdir()]
 
 
 def test_what_is_not_packed_is_refused(tmp_path: Path, bucket: Any) -> None:

@@ -66,7 +66,7 @@ def pack(
     copied byte for byte where nothing changes, others encoded with `quality` 1 to 100. Of each sequence the frames
     0, `every`, 2 `every`, ... are kept. A sequence that cannot be read whole is left out and reported.
     Raises ValueError for a wrong argument or if nothing can be packed, FileExistsError if the folder holds files,
-    another OSError if it cannot be written to: what is there then has no index and is not taken for a dataset.
+    another OSError if it cannot be written to. Whatever ends it early, Ctrl-C too, nothing is left in the folder.
     """
     for what, value in (("max_bytes", max_bytes), ("every", every), ("longest_side_px", longest_side_px)):
         if value is not None and value < 1:
@@ -82,9 +82,12 @@ def pack(
         for key, dataset in datasets.items():
             packing.add(key, dataset)
         return packing.finish()
-    except OSError as error:
-        reason = f"{error.strerror or error}; the packing is not finished, delete it and pack again"
-        raise OSError(error.errno, reason, str(folder)) from error
+    except BaseException as error:
+        for shard in folder.glob("*.tar"):  # without an index no dataset, and in the way of the next packing
+            shard.unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            raise OSError(error.errno, error.strerror or str(error), str(folder)) from error
+        raise
 
 
 def name_of(dataset: Sequences, number: int) -> str:
