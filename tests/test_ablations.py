@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib
 import json
 import sys
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, NamedTuple
 
 import layouts
 import numpy as np
@@ -150,14 +151,20 @@ def test_the_command_line_lists_the_rows_by_table_and_shows_each(run: Any) -> No
 # --- a run of toy rows
 
 
+class Scripts(NamedTuple):
+    run: ModuleType
+    measured: ModuleType
+    plots: ModuleType
+    page: ModuleType
+
+
 @pytest.fixture
-def scripts(monkeypatch: pytest.MonkeyPatch) -> tuple[ModuleType, ModuleType]:
-    """The two scripts, with three rows of toy networks in place of the real ones."""
+def scripts(monkeypatch: pytest.MonkeyPatch) -> Scripts:
+    """The scripts, with three rows of toy networks in place of the real ones."""
     monkeypatch.syspath_prepend(HERE)
-    for name in ("run", "page"):
+    for name in Scripts._fields:
         monkeypatch.delitem(sys.modules, name, raising=False)
-    import page
-    import run
+    modules = Scripts(*map(importlib.import_module, Scripts._fields))
 
     sample = dataclasses.replace(training.DATA.sample, held_out=("GOT-10k_Train_000002",))
     data = dataclasses.replace(training.DATA, sample=sample)
@@ -170,11 +177,13 @@ def scripts(monkeypatch: pytest.MonkeyPatch) -> tuple[ModuleType, ModuleType]:
         Row("two", "taught", (teacher, two)),
         Row("three", "one with a wider window", of="one", rules={"search_factor": 5.0}),
     ]
-    monkeypatch.setattr(run.pipeline.pictures, "curves", lambda *_: None)  # a figure takes as long as a stage
-    for module in (run, page):
+    monkeypatch.setattr(
+        modules.run.pipeline.pictures, "curves", lambda *_: None
+    )  # a figure takes as long as a stage
+    for module in (modules.run, modules.measured, modules.page):
         monkeypatch.setattr(module, "ROWS", {row.name: row for row in rows})
         monkeypatch.setattr(module, "TABLES", (Table("all", 4, "Everything", ("one", "two", "three")),))
-    return run, page
+    return modules
 
 
 @pytest.fixture
@@ -193,13 +202,13 @@ def arguments(tmp_path: Path) -> list[str]:
 
 
 def test_rows_are_trained_tracked_and_shown_and_what_is_done_is_left_alone(
-    scripts: tuple[ModuleType, ModuleType],
+    scripts: Scripts,
     arguments: list[str],
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    run, page = scripts
+    run, page = scripts.run, scripts.page
     assert run.main([*arguments, "--question", "4", "--max-minutes", "0"]) == 0
     assert "stopped and saved in row one, seed 0: the same command goes on" in capsys.readouterr().out
     assert not list((tmp_path / "results").glob("*.json"))
@@ -247,9 +256,9 @@ def test_rows_are_trained_tracked_and_shown_and_what_is_done_is_left_alone(
 
 
 def test_wrong_use_is_one_sentence(
-    scripts: tuple[ModuleType, ModuleType], arguments: list[str], capsys: pytest.CaptureFixture[str]
+    scripts: Scripts, arguments: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    run, _ = scripts
+    run = scripts.run
     for words, sentence in (
         ([*arguments, "--row", "four"], "error: no row is called 'four': choose from one, two, three"),
         (["--row", "one"], "training and tracking need --data"),
@@ -263,9 +272,9 @@ def test_wrong_use_is_one_sentence(
 
 
 def test_rows_that_are_not_trained_are_timed_with_random_weights(
-    scripts: tuple[ModuleType, ModuleType], arguments: list[str], tmp_path: Path
+    scripts: Scripts, arguments: list[str], tmp_path: Path
 ) -> None:
-    run, _ = scripts
+    run = scripts.run
     speed = ["--speed", "--row", "one", "--backend", "torch", "--threads", "1", "--frames", "8"]
     assert run.main([*arguments, *speed, "--rounds", "1"]) == 0
     (row,) = json.loads((tmp_path / "results" / "speed-cpu-4.json").read_text())["rows"]
@@ -275,8 +284,8 @@ def test_rows_that_are_not_trained_are_timed_with_random_weights(
 # --- the page
 
 
-def test_what_has_not_been_run_is_said(scripts: tuple[ModuleType, ModuleType], tmp_path: Path) -> None:
-    _, page = scripts
+def test_what_has_not_been_run_is_said(scripts: Scripts, tmp_path: Path) -> None:
+    page = scripts.page
     text = page.page(page.Results.read(tmp_path), tmp_path / "images")
     assert "None of these rows has been trained yet" in text and "| AUC" not in text
     assert "Times on" not in text and "png" not in text
@@ -288,7 +297,7 @@ def test_what_has_not_been_run_is_said(scripts: tuple[ModuleType, ModuleType], t
 
 def test_the_page_is_what_the_results_make_of_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.syspath_prepend(HERE)
-    for name in ("run", "page"):
+    for name in Scripts._fields:
         monkeypatch.delitem(sys.modules, name, raising=False)
     import page
 
@@ -296,12 +305,14 @@ def test_the_page_is_what_the_results_make_of_it(monkeypatch: pytest.MonkeyPatch
     assert (HERE.parents[1] / "docs" / "ablations.md").read_text("utf-8") == made
 
 
-def test_only_what_seeds_do_not_explain_is_a_difference(scripts: tuple[ModuleType, ModuleType]) -> None:
-    _, page = scripts
-    noisy = page.NOISY
+def test_only_what_seeds_do_not_explain_is_a_difference(scripts: Scripts) -> None:
+    measured = scripts.measured
+    noisy = measured.NOISY
 
     def said(row: tuple[float, ...], first: tuple[float, ...]) -> str:
-        return page.verdict(*(page.Measured(dict(zip("012", each, strict=False))) for each in (row, first)))
+        return measured.verdict(
+            *(measured.Measured(dict(zip("012", each, strict=False))) for each in (row, first))
+        )
 
     assert said((0.46,), (0.40,)) == "+0.060"
     assert said((0.41,), (0.40,)) == f"+0.010, {noisy} with fewer than three seeds"
@@ -312,28 +323,27 @@ def test_only_what_seeds_do_not_explain_is_a_difference(scripts: tuple[ModuleTyp
         "with the same"
     )
     assert said((0.56,), (0.44, 0.30, 0.31)) == f"+0.120, {noisy}", "another seed moves it by as much"
-    assert page.verdict(page.Measured({"0": 0.5}), page.Measured({"1": 0.4})) == "-"
-    assert str(page.Measured({"0": 0.4, "1": 0.5, "2": 0.6})) == "0.500 (0.400 to 0.600, 3 seeds)"
+    assert measured.verdict(measured.Measured({"0": 0.5}), measured.Measured({"1": 0.4})) == "-"
+    assert str(measured.Measured({"0": 0.4, "1": 0.5, "2": 0.6})) == "0.500 (0.400 to 0.600, 3 seeds)"
 
 
-def test_pieces_are_held_against_the_first_row_piece_by_piece(scripts: tuple[ModuleType, ModuleType]) -> None:
-    _, page = scripts
+def test_pieces_are_held_against_the_first_row_piece_by_piece(scripts: Scripts) -> None:
+    measured = scripts.measured
     first, row = np.array([0.2, 0.5, 0.8]), np.array([0.3, 0.6, 1.0])
-    assert page.pieces_text({"0": first}, {}) == "0.500"
-    assert page.pieces_text({"0": row}, {"0": first, "1": 2 * first}) == "0.633 (+0.133 ± 0.033)"
-    assert page.pieces_text({}, {"0": first}) == "-"
+    assert measured.pieces_text({"0": first}, {}) == "0.500"
+    assert measured.pieces_text({"0": row}, {"0": first, "1": 2 * first}) == "0.633 (+0.133 ± 0.033)"
+    assert measured.pieces_text({}, {"0": first}) == "-"
 
 
-def test_the_front_holds_what_nothing_cheaper_reaches(scripts: tuple[ModuleType, ModuleType]) -> None:
-    _, page = scripts
+def test_the_front_holds_what_nothing_cheaper_reaches(scripts: Scripts) -> None:
     points = [(3.0, 0.5), (1.0, 0.4), (2.0, 0.3), (1.0, 0.2), (4.0, 0.5)]
-    assert page.pareto(points) == [(1.0, 0.4), (3.0, 0.5)]
+    assert scripts.plots.pareto(points) == [(1.0, 0.4), (3.0, 0.5)]
 
 
 def test_rows_of_different_frames_or_samples_are_not_put_into_one_table(
-    scripts: tuple[ModuleType, ModuleType], tmp_path: Path
+    scripts: Scripts, tmp_path: Path
 ) -> None:
-    _, page = scripts
+    results = scripts.measured.Results
 
     def write(name: str, max_frames: int | None, samples: int) -> None:
         scores = {"mean": {"auc": 0.5}, "sequences": {"Walking": {}}}
@@ -344,9 +354,9 @@ def test_rows_of_different_frames_or_samples_are_not_put_into_one_table(
     write("one", None, 64)
     write("two", 100, 64)
     with pytest.raises(ValueError, match="the rows of table all were not tracked on the same frames"):
-        page.Results.read(tmp_path)
+        results.read(tmp_path)
     write("two", None, 96)
     with pytest.raises(ValueError, match=r"the rows of table all have seen \[64, 96\] samples"):
-        page.Results.read(tmp_path)
+        results.read(tmp_path)
     write("two", None, 64)
-    assert page.Results.read(tmp_path).auc("two", "otb").mean == 0.5
+    assert results.read(tmp_path).auc("two", "otb").mean == 0.5
