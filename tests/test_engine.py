@@ -5,10 +5,8 @@ from __future__ import annotations
 import dataclasses
 import errno
 import math
-import os
 import signal
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +23,7 @@ from mixformerv2.data.sequence import Sequence as Video
 from mixformerv2.distill.shrink import set_branch_scale
 from mixformerv2.model import checkpoint
 from mixformerv2.model.network import Network, build
-from mixformerv2.train import deadline, engine, processes, stages
+from mixformerv2.train import engine, stages
 from mixformerv2.train.deadline import Deadline
 from mixformerv2.train.engine import (
     BEST,
@@ -37,7 +35,6 @@ from mixformerv2.train.engine import (
 from mixformerv2.train.log import read_log
 from mixformerv2.train.objective import LossWeights, Objective
 from mixformerv2.train.optim import OptimConfig
-from mixformerv2.train.processes import affordable_precision, open_fabric
 from mixformerv2.train.settings import override
 from mixformerv2.train.stages import Recipe, ValidationConfig
 from mixformerv2.train.validation import Validation
@@ -269,34 +266,6 @@ def test_half_precision_trains_and_keeps_its_weights_in_full(data: Data, tmp_pat
     assert all(math.isfinite(float(row["loss"])) for row in curve(tmp_path))
 
 
-def test_true_boxes_stay_exact_where_products_are_in_half_precision(
-    data: Data, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: True)
-    seen = []
-    forward = Objective.forward
-
-    def watched(self: Objective, batch: Batch, *args: Any, **kwargs: Any) -> Any:
-        seen.append((batch.box_unit, torch.is_autocast_enabled("cpu")))
-        return forward(self, batch, *args, **kwargs)
-
-    monkeypatch.setattr(Objective, "forward", watched)
-    trained = make_engine(training.stage(steps=1, precision="bf16-mixed"), data, tmp_path)
-    assert trained.run(NEVER)
-    (boxes, in_half), *_ = seen
-    assert in_half and boxes.dtype == torch.float32
-    assert (boxes != boxes.bfloat16().float()).any(), "boxes of eight bits: the test sees nothing"
-
-
-@pytest.mark.parametrize(("native", "used"), [(True, "bf16-mixed"), (False, "32-true")])
-def test_a_processor_that_would_imitate_half_precision_trains_in_full(
-    native: bool, used: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: native)
-    assert affordable_precision("bf16-mixed", "cpu") == used
-    assert affordable_precision("32-true", "cpu") == "32-true"
-
-
 # --- stopping and going on
 
 
@@ -393,51 +362,6 @@ def test_a_damaged_file_to_go_on_from_is_named(
         path.write_bytes({"cut": content[: len(content) // 2], "empty": b"", "text": b"hello\n"}[damage])
     with pytest.raises(ValueError, match="resume.pt is damaged: delete it to start the stage anew"):
         make_engine(STAGE, data, tmp_path)
-
-
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_lets_the_step_end_and_a_later_one_acts_as_usual(
-    number: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    now_s = [100.0]
-    monkeypatch.setattr(deadline.time, "monotonic", lambda: now_s[0])
-    limit, usual = Deadline(None), signal.getsignal(number)
-    seen: list[int] = []
-    signal.signal(number, lambda *_: seen.append(1))
-    try:
-        with limit.watching_signals():
-            assert not limit.reached
-            os.kill(os.getpid(), number)
-            assert limit.reached and limit.signal == number and not seen
-            now_s[0] = 101.0
-            os.kill(os.getpid(), number)
-            assert not seen, "one that comes at once says the same again"
-            now_s[0] = 103.0
-            os.kill(os.getpid(), number)
-            assert seen == [1]
-        os.kill(os.getpid(), number)
-        assert seen == [1, 1]
-    finally:
-        signal.signal(number, usual)
-
-
-def test_the_time_is_up_after_so_many_minutes(monkeypatch: pytest.MonkeyPatch) -> None:
-    now = [100.0]
-    monkeypatch.setattr(deadline.time, "monotonic", lambda: now[0])
-    limited, unlimited = Deadline(2.0), Deadline(None)
-    for at, reached in ((219.9, False), (220.0, True)):
-        now[0] = at
-        assert limited.reached == reached and not unlimited.reached
-    assert Deadline(0.0).reached
-
-
-def test_a_run_in_another_thread_is_stopped_by_its_time_alone() -> None:
-    def watch() -> bool:
-        with Deadline(0.0).watching_signals():
-            return True
-
-    with ThreadPoolExecutor(1) as pool:
-        assert pool.submit(watch).result()
 
 
 class Dying:
@@ -684,27 +608,3 @@ def test_a_batch_that_cannot_be_shared_is_refused(
     ):
         engine._share(stage, processes)
     assert engine._share(training.stage(batch=32), 2) == 2
-
-
-@pytest.mark.parametrize(
-    ("fields", "unused"),
-    [
-        ({}, False),
-        (dict(auxiliary_samples=8), True),
-        (dict(losses=LossWeights(l1=0.0, ciou=0.0, search_token=1.0)), True),
-        (dict(model=dataclasses.replace(training.MODEL, score_head=True)), True),
-    ],
-)
-def test_processes_expect_parameters_without_gradients_where_there_are_some(
-    fields: dict[str, Any], unused: bool
-) -> None:
-    assert processes._leaves_some_out(training.stage(**fields)) == unused
-    scored = stages.score_head(
-        "scored", Config(dataclasses.replace(training.MODEL, score_head=True)), 64, "x"
-    )
-    assert not processes._leaves_some_out(scored)
-    assert processes._leaves_some_out(stages.replace_blocks("replaced", STAGE.target, 64, "x"))
-
-
-def test_alone_there_is_one_process() -> None:
-    assert open_fabric(STAGE, "cpu").world_size == 1
