@@ -98,6 +98,7 @@ def test_a_loss_that_is_not_there_is_told_before_anything_is_read(
     for target, sentence in (
         (f"{path}:other", "has no function other, those in it are mine"),
         ("nowhere.py:mine", "the loss nowhere.py:mine cannot be opened: there is no file nowhere.py"),
+        ("mine", "the loss mine must be named as FILE.py:FUNCTION or module:FUNCTION"),
     ):
         own = f'teacher:losses.own={{"{target}": 1}}'
         ran = run(

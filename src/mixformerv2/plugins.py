@@ -36,7 +36,10 @@ def find_function(target: str, called: str) -> Callable[..., Any]:
     """The function ``module:name`` or ``path/file.py:name``. Raises as ``import_module`` does, and ValueError where it
     is not in there, with the names of those that are.
     """
-    module, (place, _, name) = import_module(target, called), target.rpartition(":")
+    place, _, name = target.rpartition(":")
+    if not (place and name):
+        raise ValueError(f"{called} must be named as FILE.py:FUNCTION or module:FUNCTION")
+    module = import_module(target, called)
     function = getattr(module, name, None)
     if callable(function):
         return function
