@@ -140,8 +140,8 @@ _OUR_SAMPLES = Samples(teacher=2_000_000, sparse=2_000_000, fade=300_000, shallo
 def compact_and_tiny() -> Recipe:
     """Our models: MixViT-S from the ViT-S, 12 sparse blocks, 8, 4 with MLP ratio 1; at 224 px.
 
-    ``mixformerv2 train compact-and-tiny --data DIR --output DIR --device cuda --set data.chunk=256``. For one large
-    GPU; hours and score are not measured yet.
+    ``mixformerv2 train compact-and-tiny --data DIR --output DIR --device cuda --workers 12
+    --set data.chunk=256``. For one large GPU; hours and score are not measured yet.
     """
     compact, tiny = (sized(preset(name), num_bins=56) for name in ("compact-224", "tiny-224"))
     settings: dict[str, Any] = {
