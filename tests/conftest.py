@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:
+    from command_line import Ran, Run
     from exported_models import Exported
 
 # Small networks gain nothing from threads, and on a busy machine wait for one another.
@@ -76,3 +77,15 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> "Exported":
 def exported_folder(exported: "Exported") -> Path:
     """The one with a score head."""
     return exported.folders["scored"]
+
+
+@pytest.fixture
+def track(run: functools.partial, home: Path) -> "Run":
+    """``track`` with the tiny model; later options win over these."""
+    from command_line import BOX
+
+    def run_track(source: object = "clip.mp4", *arguments: object, box: str = BOX) -> "Ran":
+        model = ("--model", "model.safetensors", "--backend", "torch", "--threads", 1)
+        return run("track", source, "--box", box, *model, *arguments)
+
+    return run_track

@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import itertools
 import os
-import pickle
 import re
 import shutil
 import subprocess
@@ -16,10 +15,8 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
-import safetensors.torch
 import tiny
-import torch
-from command_line import BOX, NUM_FRAMES, Ran, Run, assert_refused, content
+from command_line import BOX, NUM_FRAMES, Run, assert_refused, content
 from rich.console import Console
 
 from mixformerv2 import cli, recording
@@ -27,19 +24,7 @@ from mixformerv2.cli.tracking import default_name
 from mixformerv2.images import read_image
 from mixformerv2.results import read_results
 from mixformerv2.rulers import with_rulers
-from mixformerv2.runtime import backend
 from mixformerv2.video import open_source
-
-
-@pytest.fixture
-def track(run: Run, home: Path) -> Run:
-    """``track`` with the tiny model; later options win over these."""
-
-    def run_track(source: object = "clip.mp4", *arguments: object, box: str = BOX) -> Ran:
-        model = ("--model", "model.safetensors", "--backend", "torch", "--threads", 1)
-        return run("track", source, "--box", box, *model, *arguments)
-
-    return run_track
 
 
 def test_track_writes_a_video_and_results_and_says_where(track: Run, home: Path) -> None:
@@ -170,7 +155,8 @@ def test_track_writes_results_in_every_format_from_the_start_frame_on(
 
 
 def test_track_never_replaces_what_it_reads(track: Run, run: Run, home: Path) -> None:
-    (home / "starts.csv").write_text(BOXES)
+    starts = f"frame,id,x,y,w,h\n0,1,{BOX}\n"
+    (home / "starts.csv").write_text(starts)
     for name, ran in (
         ("clip.mp4", track("clip.mp4", "--output", "clip.mp4", "--overwrite")),
         (
@@ -179,7 +165,7 @@ def test_track_never_replaces_what_it_reads(track: Run, run: Run, home: Path) ->
         ),
     ):
         assert_refused(ran, f"{name} is read, and would be lost: name another file to write to")
-    assert (home / "starts.csv").read_text() == BOXES
+    assert (home / "starts.csv").read_text() == starts
 
 
 def test_track_replaces_files_only_with_overwrite(track: Run, home: Path) -> None:
@@ -288,234 +274,3 @@ def test_ctrl_c_before_anything_was_tracked_leaves_nothing(
     ran = track("clip.mp4", "--results", "a.csv", "--output", "a.mp4")
     assert (ran.code, ran.out, ran.err) == (130, "", "")
     assert content(home) == before
-
-
-# Many targets
-
-
-@pytest.fixture
-def track_many(run: Run, home: Path) -> Run:
-    """``track --boxes`` with the tiny model, of a file with the text."""
-
-    def run_track(text: str | None, *arguments: object) -> Ran:
-        if text is not None:
-            (home / "boxes.csv").write_text(text)
-        model = ("--model", "model.safetensors", "--backend", "torch", "--threads", 1)
-        return run("track", "clip.mp4", "--boxes", "boxes.csv", *model, *arguments)
-
-    return run_track
-
-
-BOXES = f"frame,id,x,y,w,h\n0,1,{BOX}\n4,2,40,30,20,20\n"
-
-
-def test_many_targets_are_tracked_and_written_as_mot(track_many: Run, home: Path) -> None:
-    ran = track_many(BOXES, "--results", "out.mot.txt", "--output", "out.mp4")
-    assert (ran.code, ran.err) == (0, "")
-    assert re.match(rf"{NUM_FRAMES} frames, 2 targets", ran.out), ran.out
-    assert ran.out.splitlines()[1:] == ["  out.mp4", "  out.mot.txt"]
-    lines = Path("out.mot.txt").read_text().splitlines()
-    assert lines[0] == "1,1,11.000,9.000,12.000,12.000,1.0000,-1,-1,-1"
-    assert len(lines) == NUM_FRAMES + NUM_FRAMES - 4
-    with open_source("out.mp4") as frames:
-        assert sum(1 for _ in frames) == NUM_FRAMES
-
-
-def test_results_of_one_run_can_begin_another(track_many: Run, home: Path) -> None:
-    mot = "1,1,11,9,12,12,1,-1,-1,-1\n5,2,41,31,20,20,1,-1,-1,-1\n"
-    assert track_many(BOXES, "--results", "a.csv").code == 0
-    assert track_many(mot, "--results", "b.csv").code == 0
-    assert Path("a.csv").read_text() == Path("b.csv").read_text()
-
-
-@pytest.mark.parametrize(
-    ("text", "options", "words"),
-    [
-        (None, [], ["boxes.csv is not a file of boxes: there is no such file"]),
-        (BOXES + "0,1,1,1,5,5\n", [], ["boxes.csv line 4: the target 1 has a box already in line 2"]),
-        (BOXES + "0,3,1,1,5\n", [], ["boxes.csv line 4 must hold frame,id,x,y,w,h"]),
-        (BOXES + "12,3,1,1,5,5\n", [], ["the target 3 begins at frame 12", "12 frames"]),
-        ("frame,id,x,y,w,h\n99,3,1,1,5,5\n", [], ["must be below 12", "got 99"]),
-        ("frame,id,x,y,w,h\n0,3,500,1,5,5\n", [], ["the target 3 cannot begin at frame 0", "outside"]),
-        (BOXES, ["--box", BOX], ["--box", "--boxes", "not both"]),
-        (BOXES, ["--start-frame", "3"], ["--start-frame 3 belongs to --box"]),
-        (BOXES, ["--results", "a.txt", "--overwrite"], ["written as lasot", ".mot.txt"]),
-    ],
-)
-def test_wrong_boxes_of_many_targets_are_refused_in_one_line(
-    track_many: Run, home: Path, text: str | None, options: list[str], words: list[str]
-) -> None:
-    ran = track_many(text, "--results", "a.csv", "--output", "a.mp4", *options)
-    assert_refused(ran, *words)
-    assert set(content(home)) <= {"boxes.csv", "clip.mp4", "model.safetensors"}
-
-
-# Bad input to track
-
-
-@pytest.mark.parametrize(
-    ("arguments", "words"),
-    [
-        (["none.mp4"], ["none.mp4 does not exist"]),
-        (["none/*.jpg"], ["must match images"]),
-        ([""], ["does not exist"]),
-        (["ftp://somewhere/a.mp4"], ["address must begin with one of"]),
-        (["text.mp4"], ["text.mp4 is not a video"]),
-        (["empty.mp4"], ["empty.mp4"]),
-        (["text.png"], ["text.png is not an image"]),
-        (["nothing"], ["folder nothing must hold images"]),
-        (["half.mp4"], ["half.mp4"]),
-        (["clip.mp4", "--start-frame", "12"], ["start_frame must be below 12"]),
-        (["clip.mp4", "--start-frame", "-1"], ["start_frame must be a whole number from 0 on"]),
-        (["clip.mp4", "--start-frame", "two"], ["--start-frame", "see mixformerv2 track --help"]),
-    ],
-    ids=str,
-)
-def test_a_wrong_source_is_refused_in_one_line(
-    track: Run, home: Path, arguments: list[str], words: list[str]
-) -> None:
-    for name in ("text.mp4", "text.png"):
-        (home / name).write_text("Not a picture, just some words.\n" * 50)
-    (home / "empty.mp4").touch()
-    (home / "nothing").mkdir()
-    (home / "half.mp4").write_bytes((home / "clip.mp4").read_bytes()[:200])
-    before = content(home)
-    assert_refused(track(*arguments, "--results", "a.csv", "--output", "a.mp4"), *words)
-    assert content(home) == before
-
-
-@pytest.mark.parametrize(
-    ("box", "words"),
-    [
-        ("10,10,0,5", ["positive width and height"]),
-        ("10,10,5,-5", ["positive width and height"]),
-        ("10,nan,5,5", ["finite numbers"]),
-        ("10,10,inf,5", ["finite numbers"]),
-        ("500,500,5,5", ["the box 500,500,5,5 lies outside the frame of 96 x 64 px"]),
-        ("96,10,5,5", ["outside the frame"]),
-        ("10,10,5", ["--box is four numbers x,y,w,h in pixels, such as 205,151,17,50; got '10,10,5'"]),
-        ("10,10,5,5,5", ["--box is four numbers"]),
-        ("10;10;5;5", ["--box is four numbers"]),
-        ("10x10+5+5", ["--box is four numbers"]),
-        ("a,b,c,d", ["--box is four numbers"]),
-        ("[red]", ["got '[red]'"]),
-        ("", ["--box is four numbers"]),
-    ],
-)
-def test_a_wrong_box_is_refused_in_one_line(track: Run, home: Path, box: str, words: list[str]) -> None:
-    before = content(home)
-    assert_refused(track("clip.mp4", "--results", "a.csv", "--output", "a.mp4", box=box), *words)
-    assert content(home) == before
-
-
-@pytest.mark.parametrize(
-    ("options", "words"),
-    [
-        (["--output", "a.avi"], ["video to write must end in .mp4, .mov, .mkv, got a.avi"]),
-        (["--results", "a.xyz"], ["results file must end in .csv, .jsonl, .txt, .mot.txt"]),
-        (["--results", "a.csv", "--results-format", "xml"], ["results format must be one of", "'xml'"]),
-        (["--results", "none/a.csv"], ["none/a.csv cannot be written: the folder none does not exist"]),
-        (["--output", "none/a.mp4"], ["none/a.mp4 cannot be written: the folder none does not exist"]),
-        (["--results", "clip.mp4/a.csv"], ["clip.mp4 is not a folder"]),
-        (["--results", "folder.csv"], ["folder.csv cannot be written: it is a folder"]),
-        (["--output", "clip.mp4"], ["clip.mp4 is read, and would be lost"]),
-        (["--results", "a.csv", "--output", "clip.mp4"], ["clip.mp4 is read, and would be lost"]),
-        (["--results", "locked/a.csv"], ["locked/a.csv cannot be written", "ermission denied"]),
-    ],
-    ids=str,
-)
-def test_an_output_that_cannot_be_written_is_refused_before_the_work(
-    track: Run, home: Path, options: list[str], words: list[str]
-) -> None:
-    (home / "folder.csv").mkdir()
-    (home / "locked").mkdir(mode=0o500)
-    if "locked/a.csv" in options and os.access(home / "locked", os.W_OK):
-        pytest.skip("this user may write into every folder")
-    before = content(home)
-    assert_refused(track("clip.mp4", *options), *words)
-    assert content(home) == before
-
-
-def write_wrong_weights(folder: Path) -> None:
-    whole = (folder / "model.safetensors").read_bytes()
-    (folder / "truncated.safetensors").write_bytes(whole[: len(whole) // 2])
-    (folder / "header.safetensors").write_bytes(whole[:100])
-    (folder / "empty.safetensors").touch()
-    (folder / "text.safetensors").write_text("Not weights, just some words.\n" * 50)
-    (folder / "pickled.safetensors").write_bytes(pickle.dumps({"weights": [1.0, 2.0]}))
-    torch.save({"weights": torch.zeros(3)}, folder / "released.pth.tar")
-    safetensors.torch.save_file({"weights": torch.zeros(3)}, folder / "foreign.safetensors")
-    (folder / "folder").mkdir()
-
-
-@pytest.mark.parametrize("runtime", ["torch", "auto"])
-@pytest.mark.parametrize(
-    "name",
-    [
-        "truncated.safetensors",
-        "header.safetensors",
-        "empty.safetensors",
-        "text.safetensors",
-        "pickled.safetensors",
-        "released.pth.tar",
-        "foreign.safetensors",
-        "none.safetensors",
-        "folder",
-    ],
-)
-def test_wrong_weights_are_refused_in_one_line_that_names_them(
-    track: Run, home: Path, name: str, runtime: str
-) -> None:
-    write_wrong_weights(home)
-    before = content(home)
-    assert_refused(track("clip.mp4", "--model", name, "--backend", runtime), name)
-    assert content(home) == before
-
-
-@pytest.mark.parametrize(
-    "name",
-    [
-        "truncated.safetensors",
-        "header.safetensors",
-        "empty.safetensors",
-        "text.safetensors",
-        "foreign.safetensors",
-    ],
-)
-def test_wrong_weights_in_an_exported_folder_are_refused_without_torch_too(
-    track: Run, home: Path, name: str
-) -> None:
-    write_wrong_weights(home)
-    (home / "exported").mkdir()
-    shutil.copy(name, home / "exported" / backend.WEIGHTS_FILE)
-    for graph in (backend.ENCODE_GRAPH, backend.SEARCH_GRAPH):
-        (home / "exported" / graph).touch()
-    assert_refused(track("clip.mp4", "--model", "exported", "--backend", "openvino"), "model.safetensors")
-
-
-@pytest.mark.parametrize(
-    ("options", "words"),
-    [
-        (["--model", "gigantic"], ["no model is called 'gigantic'"]),
-        (["--backend", "tensorrt"], ["no backend is called 'tensorrt'", "openvino"]),
-        (["--precision", "int3"], ["no precision is called 'int3'", "f32"]),
-        (["--device", "abacus"], ["abacus", "cpu"]),
-        (["--threads", "0"], ["threads must be a whole number from 1 to 1024, got 0"]),
-        (["--threads", "many"], ["--threads"]),
-        (["--backend", "openvino"], ["mixformerv2 export"]),
-        (["--colour", "red"], ["No such option", "--colour", "see mixformerv2 track --help"]),
-    ],
-    ids=str,
-)
-def test_a_wrong_option_is_refused_in_one_line(
-    track: Run, home: Path, options: list[str], words: list[str]
-) -> None:
-    before = content(home)
-    assert_refused(track("clip.mp4", "--results", "a.csv", *options), *words)
-    assert content(home) == before
-
-
-def test_what_is_left_out_is_named_in_one_line(run: Run, home: Path) -> None:
-    assert_refused(run("track"), "Missing argument", "see mixformerv2 track --help")
-    assert_refused(run("track", "clip.mp4"), "give --box x,y,w,h for one object, or --boxes FILE for many")
-    assert_refused(run("follow", "clip.mp4"), "No such command 'follow'; see mixformerv2 --help")
