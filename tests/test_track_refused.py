@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import pickle
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -13,6 +15,13 @@ import torch
 from command_line import Run, assert_refused, content
 
 from mixformerv2.runtime import backend
+
+
+@contextmanager
+def unchanged(home: Path) -> Iterator[None]:
+    before = content(home)
+    yield
+    assert content(home) == before
 
 
 @pytest.mark.parametrize(
@@ -41,9 +50,8 @@ def test_a_wrong_source_is_refused_in_one_line(
     (home / "empty.mp4").touch()
     (home / "nothing").mkdir()
     (home / "half.mp4").write_bytes((home / "clip.mp4").read_bytes()[:200])
-    before = content(home)
-    assert_refused(track(*arguments, "--results", "a.csv", "--output", "a.mp4"), *words)
-    assert content(home) == before
+    with unchanged(home):
+        assert_refused(track(*arguments, "--results", "a.csv", "--output", "a.mp4"), *words)
 
 
 @pytest.mark.parametrize(
@@ -65,9 +73,8 @@ def test_a_wrong_source_is_refused_in_one_line(
     ],
 )
 def test_a_wrong_box_is_refused_in_one_line(track: Run, home: Path, box: str, words: list[str]) -> None:
-    before = content(home)
-    assert_refused(track("clip.mp4", "--results", "a.csv", "--output", "a.mp4", box=box), *words)
-    assert content(home) == before
+    with unchanged(home):
+        assert_refused(track("clip.mp4", "--results", "a.csv", "--output", "a.mp4", box=box), *words)
 
 
 @pytest.mark.parametrize(
@@ -93,9 +100,8 @@ def test_an_output_that_cannot_be_written_is_refused_before_the_work(
     (home / "locked").mkdir(mode=0o500)
     if "locked/a.csv" in options and os.access(home / "locked", os.W_OK):
         pytest.skip("this user may write into every folder")
-    before = content(home)
-    assert_refused(track("clip.mp4", *options), *words)
-    assert content(home) == before
+    with unchanged(home):
+        assert_refused(track("clip.mp4", *options), *words)
 
 
 def write_wrong_weights(folder: Path) -> None:
@@ -129,9 +135,8 @@ def test_wrong_weights_are_refused_in_one_line_that_names_them(
     track: Run, home: Path, name: str, runtime: str
 ) -> None:
     write_wrong_weights(home)
-    before = content(home)
-    assert_refused(track("clip.mp4", "--model", name, "--backend", runtime), name)
-    assert content(home) == before
+    with unchanged(home):
+        assert_refused(track("clip.mp4", "--model", name, "--backend", runtime), name)
 
 
 @pytest.mark.parametrize(
@@ -172,9 +177,8 @@ def test_wrong_weights_in_an_exported_folder_are_refused_without_torch_too(
 def test_a_wrong_option_is_refused_in_one_line(
     track: Run, home: Path, options: list[str], words: list[str]
 ) -> None:
-    before = content(home)
-    assert_refused(track("clip.mp4", "--results", "a.csv", *options), *words)
-    assert content(home) == before
+    with unchanged(home):
+        assert_refused(track("clip.mp4", "--results", "a.csv", *options), *words)
 
 
 def test_what_is_left_out_is_named_in_one_line(run: Run, home: Path) -> None:
